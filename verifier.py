@@ -1,0 +1,180 @@
+"""Is this answer right? Compares the last \\boxed{...} of a response with a known answer.
+
+Most answers are decided by their characters. The rest go to math-verify, which parses LaTeX and may hang, run out of memory or crash on
+what a model writes, so it runs in worker processes (this file, run as a script) that are killed and replaced when they do.
+"""
+
+import atexit
+import contextlib
+import faulthandler
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+
+import math_verify
+
+MEMORY_LIMIT = 4 << 30  # bytes for one worker: a tower of powers must not eat the machine's memory
+
+
+def last_boxed(text):
+    """Content of the last complete \\boxed{...}, or None. An unfinished box does not count.
+
+    >>> last_boxed(r"\\boxed{1}, no, \\boxed{\\frac{1}{2}} and \\boxed{3")
+    '\\\\frac{1}{2}'
+    """
+    stack, found = [], None
+    for piece in re.finditer(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", text, re.DOTALL):
+        if piece[0][-1] == "{" and piece[0] != "\\{":
+            stack.append(piece.end() if piece[0] != "{" else None)
+        elif piece[0] == "}" and stack:
+            start = stack.pop()
+            if start is not None:  # an outer box closes after an inner one, so the last to close is the one meant
+                found = text[start : piece.start()]
+    return None if found is None else found.strip()
+
+
+def exact_match(gold, answer):
+    """True or False where the characters alone decide it (same text; two plain integers), else None."""
+    for layout in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "$"):
+        gold, answer = gold.replace(layout, ""), answer.replace(layout, "")
+    gold, answer = ("".join(re.sub(r"\\[dt]frac", r"\\frac", text).split()).rstrip(".") for text in (gold, answer))
+    integers = [re.fullmatch(r"([-+]?)0*(\d+)", text, re.ASCII) for text in (gold, answer)]
+    if all(integers):
+        a, b = ((m[2], m[1] == "-" and m[2] != "0") for m in integers)
+        return a == b
+    return True if gold == answer and gold else None
+
+
+def compare(gold, answer):
+    """math-verify's verdict: "right", "wrong", "unparsed" (it cannot read the answer) or "gold" (nor the gold). May hang or crash."""
+    if not gold.strip() or last_boxed(f"\\boxed{{{gold}}}") != gold.strip():
+        return "gold"  # empty, or its braces do not match
+    # A thin space between thousands would split a number in two; outside a box, half of LaTeX is not recognised as mathematics.
+    parsed = [math_verify.parse("\\boxed{" + re.sub(r"\\[,!]", "", text) + "}", parsing_timeout=None) for text in (gold, answer)]
+    if not all(parsed):
+        return "unparsed" if parsed[0] else "gold"
+    # Gold first: the comparison is not symmetric. An interval may be written as an inequality and the other way round.
+    return "right" if math_verify.verify(*parsed, timeout_seconds=None, allow_set_relation_comp=True) else "wrong"
+
+
+class _Worker:
+    """A process that compares, one pair at a time."""
+
+    process = None
+
+    def ask(self, pair, seconds):
+        """The verdict on a (gold, answer) pair; "timeout" or "crash" if there is none, and then the next call starts a new process."""
+        if self.process is None:
+            command = [sys.executable, os.path.abspath(__file__), str(2 * seconds)]
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            if self._exchange(None, 120) != "ready":
+                raise RuntimeError(f"the verifier process does not start; try: {' '.join(command)}")
+        return self._exchange(pair, seconds)
+
+    def _exchange(self, pair, seconds):
+        process, late = self.process, threading.Event()
+        timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
+        timer.start()
+        try:
+            if pair is not None:
+                process.stdin.write(json.dumps(pair) + "\n")
+                process.stdin.flush()
+            answer = process.stdout.readline().strip()
+        except OSError:  # it died before it could read
+            answer = ""
+        timer.cancel()
+        if not answer:
+            self.close()
+        return answer or ("timeout" if late.is_set() else "crash")
+
+    def close(self):
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            for pipe in (self.process.stdin, self.process.stdout):
+                with contextlib.suppress(OSError):  # what was not sent cannot be flushed any more
+                    pipe.close()
+            self.process = None
+
+
+_WORKERS = [_Worker() for _ in range(min(16, os.cpu_count() or 1))]  # each starts its process when it is first asked
+atexit.register(lambda: [worker.close() for worker in _WORKERS])
+
+
+def compare_in_workers(pairs, seconds=5.0):
+    """Verdicts on (gold, answer) pairs -> list of "right", "wrong", "unparsed", "gold", "error", "timeout" or "crash", within `seconds` each."""
+    todo, verdicts = deque(dict.fromkeys(pairs)), {}  # a pair that recurs is compared once
+
+    def work(worker):
+        with contextlib.suppress(IndexError):
+            while True:
+                pair = todo.popleft()
+                verdicts[pair] = worker.ask(pair, seconds)
+
+    hands = _WORKERS[: len(todo)]
+    if hands:
+        with ThreadPoolExecutor(len(hands)) as threads:
+            try:
+                list(threads.map(work, hands))
+            finally:
+                todo.clear()  # after Ctrl-C the threads end with the pair they are at
+    return [verdicts[pair] for pair in pairs]
+
+
+def readable(golds):
+    """Which gold answers math-verify can read -> list of bool. A problem whose gold it cannot read can never be rewarded fairly."""
+    plain = [gold.isascii() and gold.isdigit() for gold in golds]
+    verdicts = iter(compare_in_workers([(gold, gold) for gold, easy in zip(golds, plain) if not easy]))
+    return [easy or next(verdicts) == "right" for easy in plain]
+
+
+def verify(responses, golds, counts=None, seconds=5.0):
+    """Rewards of responses -> list of float: 1.0 where the last complete box is worth the same as the gold answer, else 0.0.
+
+    responses, golds: texts, one gold for each response. seconds: wall-clock limit for one answer; one that exceeds it, or kills its worker,
+    scores 0. counts: a Counter to which verify/no_answer, /unparsed_pred, /timeouts, /crashes and /errors are added.
+    Raises ValueError if the two lists differ in length.
+    """
+    if len(responses) != len(golds):
+        raise ValueError(f"{len(responses)} responses but {len(golds)} gold answers")
+    answers = [last_boxed(response) for response in responses]
+    asked = [i for i, answer in enumerate(answers) if answer]
+    exact = [exact_match(golds[i], answers[i]) for i in asked]
+    compared = iter(compare_in_workers([(golds[i], answers[i]) for i, known in zip(asked, exact) if known is None], seconds))
+    verdicts = [next(compared) if known is None else "right" if known else "wrong" for known in exact]
+    rewards = [0.0] * len(answers)
+    for i, verdict in zip(asked, verdicts):
+        rewards[i] = float(verdict == "right")
+    if counts is not None:
+        counts["verify/no_answer"] += len(answers) - len(asked)
+        for name, verdict in (("unparsed_pred", "unparsed"), ("timeouts", "timeout"), ("crashes", "crash"), ("errors", "error")):
+            counts["verify/" + name] += verdicts.count(verdict)
+    return rewards
+
+
+def serve(watchdog):
+    """Body of a worker: answer pairs from standard input until it closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        faulthandler.dump_traceback_later(watchdog, exit=True)  # if the parent is gone, nobody else ends a comparison that hangs
+        try:
+            verdict = compare(*json.loads(line))
+        except Exception:  # odd input makes the parser raise nearly anything
+            verdict = "error"
+        faulthandler.cancel_dump_traceback_later()
+        print(verdict, flush=True)
+
+
+if __name__ == "__main__":
+    serve(float(sys.argv[1]))
