@@ -1,0 +1,752 @@
+"""Plumbing shared by the six scripts: everything that is not a decision of reinforcement learning.
+
+Read it once; no method needs it reopened. In order: settings and the run folder, model and prompts, problems, the sampler,
+log-probabilities, advantages and loss, evaluation, what the user sees. Answers are checked in verifier.py.
+
+Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a padded row  N scored tokens  D hidden size  V vocabulary
+"""
+
+import argparse
+import atexit
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import platform
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+import matplotlib
+import torch
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers.utils import logging as transformers_logging
+
+from verifier import last_boxed, readable, verify
+
+ROOT = Path(__file__).resolve().parent
+TINY_MODEL = "tiny/model"  # the embedded model: what a script trains when it is given no --model
+CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume")  # settings that --resume may change: they cannot alter a step
+transformers_logging.set_verbosity_error()
+transformers_logging.disable_progress_bar()
+
+
+class InputError(SystemExit):
+    """Something the user can put right. Ends a script with this one line and exit status 1, without a traceback."""
+
+    def __init__(self, message):
+        super().__init__("error: " + " ".join(str(message).split()))
+
+
+# ---- settings and the run folder -----------------------------------------------------------------------------------------
+
+
+def parse_settings(doc, settings, argv=None):
+    """Turn a script's two-column table into command-line flags.
+
+    settings: {name: (value with --model, value without, help)}; a name `group_size` becomes the flag --group-size. Which column
+    supplies the defaults depends on whether --model is given. With --resume DIR the settings come from DIR/args.json, and a flag
+    that contradicts them is refused. Raises InputError.
+    """
+    argv = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), a) for a in (sys.argv[1:] if argv is None else argv)]
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=doc, formatter_class=keep_lines, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", help="model to train, a hub id or a local folder (none: the embedded model and the tiny settings)")
+    parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
+    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder from its last checkpoint")
+    for name, (full, tiny, text) in settings.items():
+        kind = type(tiny if full is None else full)
+        how = {bool: dict(action=argparse.BooleanOptionalAction), list: dict(nargs="*")}.get(kind, dict(type=kind))
+        parser.add_argument("--" + name.replace("_", "-"), help=f"{text} [{full} | tiny: {tiny}]".replace("%", "%%"), **how)
+    given = vars(parser.parse_args(argv))
+    defaults = {"model": TINY_MODEL, "out": None, "resume": None}
+    if "resume" in given:
+        file = Path(given["resume"]) / "args.json"
+        if not file.exists():
+            raise InputError(f"--resume {given['resume']}: no run here ({file} is missing); give the folder of an earlier run")
+        old = json.loads(file.read_text())["settings"]
+        for name, value in given.items():
+            if name not in CHANGEABLE and old.get(name) != value:
+                flag = "--" + name.replace("_", "-")
+                raise InputError(f"--resume {given['resume']}: that run had {flag} {old.get(name)}, not {value}; drop it or start a new run")
+        given = old | given
+    column = 1 if given.get("model", TINY_MODEL) == TINY_MODEL else 0
+    return argparse.Namespace(**defaults | {name: row[column] for name, row in settings.items()} | given)
+
+
+def derive_seed(*parts):
+    """A 63-bit seed from any printable parts.
+
+    Each use of randomness has its own, made from (seed, purpose, step): nothing has to be replayed to resume, and no use disturbs another.
+    """
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+class Run:
+    """One run's folder: args.json, metrics.jsonl, checkpoints and curves.png."""
+
+    def __init__(self, args, script):
+        self.args, self.started = args, time.time()
+        if args.resume:
+            self.out = Path(args.resume)
+        else:
+            name = f"{Path(script).stem}-{'tiny' if args.model == TINY_MODEL else Path(args.model).name}"
+            taken = (Path("runs") / (name + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
+            self.out = Path(args.out) if args.out else next(path for path in taken if not path.exists())
+            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                raise InputError(f"--out {self.out}: exists and is not empty; continue the run in it with --resume {self.out}, or name another")
+        atexit.register(self.tidy)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            args.out = str(self.out)
+            write_aside(self.out / "args.json", json.dumps({"settings": vars(args), "environment": environment()}, indent=2))
+        except OSError as problem:
+            raise InputError(f"--out {self.out}: cannot write there ({problem})") from None
+        saved = sorted(self.out.glob("checkpoint-??????"))
+        self.checkpoint = saved[-1] if saved else None  # the folder to start from; None: the beginning
+        self.metrics_file = self.out / "metrics.jsonl"
+        reached = int(self.checkpoint.name[-6:]) if saved else -1
+        self.rows = [row for row in read_metrics(self.metrics_file) if row["step"] <= reached]  # later rows will be made again
+        if self.metrics_file.exists():
+            write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
+        print(f"run folder: {self.out}" + (f"   (resumed after step {max(reached, 0)})" if args.resume else ""))
+
+    def tidy(self):
+        """A start that failed before there was anything to keep leaves no folder behind."""
+        if sorted(path.name for path in self.out.glob("*")) == ["args.json"]:
+            shutil.rmtree(self.out)
+
+    def restore(self, optimizer, **stateful):
+        """Load what save() wrote. stateful: objects with state_dict() and load_state_dict(). Returns the number of steps done."""
+        if self.checkpoint is None:
+            return 0
+        state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
+        optimizer.load_state_dict(state["optimizer"])
+        for name, thing in stateful.items():
+            thing.load_state_dict(state[name])
+        torch.set_rng_state(state["torch_rng"])
+        random.setstate(state["python_rng"])
+        return state["step"]
+
+    def save(self, step, model, tokenizer, optimizer, **stateful):
+        """Write a checkpoint aside and rename it, so that a killed run leaves whole ones only. The last two are kept. Raises InputError."""
+        final = self.out / f"checkpoint-{step:06d}"
+        aside = final.with_suffix(".partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        state = {name: thing.state_dict() for name, thing in stateful.items()}
+        state |= {"step": step, "optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
+        try:
+            model.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            torch.save(state, aside / "trainer_state.pt")
+            aside.rename(final)
+        except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
+            shutil.rmtree(aside, ignore_errors=True)
+            raise InputError(f"step {step} could not be saved ({problem}); make room and continue with --resume {self.out}") from None
+        for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
+            shutil.rmtree(old)
+
+    def last(self, name):
+        """The latest value of a metric; 0 if there is none."""
+        return next((row[name] for row in reversed(self.rows) if name in row), 0)
+
+    def say(self, text):
+        tqdm.write(text)
+
+    def log(self, step, metrics):
+        """Append one row to metrics.jsonl and show what matters of it on the progress bar."""
+        self.rows.append({"step": step, **metrics})
+        try:
+            with open(self.metrics_file, "a") as file:
+                file.write(json.dumps(self.rows[-1]) + "\n")
+        except OSError as problem:
+            raise InputError(f"step {step} could not be logged ({problem}); make room and continue with --resume {self.out}") from None
+        for name in (m for m in metrics if re.fullmatch(r"eval/[^/]+/avg@\d+", m)):
+            self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
+        if "reward" in metrics:
+            shown = {"reward": "reward", "silent": "frac_reward_zero_std", "length": "completions/mean_length"}
+            self.bar.set_postfix_str(", ".join(f"{word} {metrics[name]:.3g}" for word, name in shown.items()))
+
+    def progress(self, first, last):
+        """A progress bar over steps first..last."""
+        self.bar = tqdm(range(first, last + 1), initial=first - 1, total=last, unit="step", dynamic_ncols=True, smoothing=0.1)
+        return self.bar
+
+    def finish(self):
+        """Draw the curves and print what the run did to each evaluation set."""
+        plot_curves([self.out])
+        print(before_and_after(self.rows))
+        print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
+
+
+def write_aside(path, text):
+    """Replace a file in one move, so that a kill leaves the old one or the new one."""
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def read_metrics(path):
+    """Rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def environment():
+    """Versions, machine and commit, for args.json."""
+    commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"
+    return {"commit": commit or None, "python": platform.python_version(), "device": device, "command": sys.argv,
+            **{name: version(name) for name in ("torch", "transformers", "math-verify", "datasets")}}
+
+
+# ---- model and prompts ---------------------------------------------------------------------------------------------------
+
+
+def here_or_in_repository(path):
+    """tiny/... is found from any working directory."""
+    return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
+
+
+def load_model(path):
+    """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer).
+
+    Weights are float32: at the learning rates used here a bfloat16 weight would round most updates away. Raises InputError.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
+        model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=torch.float32)
+    except (OSError, ValueError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give ({reason})") from None
+    model.eval()  # dropout would make the sampler and the trainer two different models
+    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def stop_ids(model, tokenizer):
+    """Ids that end a response: the tokenizer's and those of the model's generation settings."""
+    listed = model.generation_config.eos_token_id
+    return {i for i in [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])] if i is not None}
+
+
+def build_prompt(tokenizer, problem, instruction):
+    """Token ids of one question, as the model sees it in training and in evaluation alike.
+
+    problem: a text, or a list of chat messages (which is taken to hold its own instructions). The chat template is used where the
+    tokenizer has one; without, the text and a line break.
+    """
+    messages = [{"role": "user", "content": problem + instruction}] if isinstance(problem, str) else problem
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tokenizer(text, add_special_tokens=False).input_ids  # the template has written the special tokens
+    return tokenizer("\n".join(message["content"] for message in messages) + "\n").input_ids
+
+
+# ---- problems ------------------------------------------------------------------------------------------------------------
+
+QUESTION_COLUMNS = ("problem", "question", "prompt")
+ANSWER_COLUMNS = ("answer", "reward_model.ground_truth", "solution")
+
+
+def read_rows(source):
+    """(place, row) for every row of a .jsonl, .json or .parquet file or of a hub data set `id[:config][@split]`. Raises InputError."""
+    path = Path(here_or_in_repository(source))
+    if path.suffix not in (".jsonl", ".json", ".parquet"):
+        name, _, split = str(source).partition("@")
+        name, _, config = name.partition(":")
+        try:
+            return [(f"{source} row {i}", row) for i, row in enumerate(datasets.load_dataset(name, config or None, split=split or "train"))]
+        except Exception as problem:  # the hub client raises many kinds
+            reason = str(problem).splitlines()[0]
+            raise InputError(f"data set {source}: no .jsonl, .json or .parquet file, and the hub could not give it ({reason})") from None
+    try:
+        if path.suffix == ".parquet":
+            return [(f"{source} row {i}", row) for i, row in enumerate(datasets.Dataset.from_parquet(str(path)))]
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as problem:
+        raise InputError(f"data file {source}: cannot be read ({problem})") from None
+    pieces, rows = [(str(source), text)], []
+    if path.suffix == ".jsonl":
+        pieces = [(f"{source} line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for place, piece in pieces:
+        try:
+            row = json.loads(piece)
+        except json.JSONDecodeError as problem:
+            raise InputError(f"{place}: not valid JSON ({problem})") from None
+        rows += [(f"{source} row {i}", item) for i, item in enumerate(row)] if isinstance(row, list) else [(place, row)]
+    return rows
+
+
+def set_name(source):
+    """The short name of a data set in metrics: tiny/test.jsonl -> test, HuggingFaceH4/MATH-500@test -> MATH-500."""
+    return Path(re.split("[:@]", str(source))[0]).name.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
+
+
+def pick_column(row, names, flag, place):
+    """The first of the named columns (dots descend) that the row has. Raises InputError naming the place and the flag to map a column."""
+    for name in names:
+        value = row if isinstance(row, dict) else {}
+        for part in name.split("."):
+            value = {str(k).lower(): v for k, v in value.items()}.get(part.lower()) if isinstance(value, dict) else None
+        if value not in (None, "", []):
+            return value
+    found = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+    raise InputError(f"{place}: none of {', '.join(names)} is there or has a value (columns: {found}); name the column with {flag}")
+
+
+def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf, question_column="", answer_column=""):
+    """Problems with a checkable answer -> list of {"id", "problem", "answer", "prompt_ids", "place", and "level" where the source has it}.
+
+    problem is a text or a list of chat messages, answer a text. A worked solution is reduced to its last box, or to what follows
+    `####`. Problems whose answer math-verify cannot read could never be rewarded: they are dropped, counted and listed.
+    Raises InputError for an unreadable source, a row without question or answer (with its line), an empty set, or a prompt of more
+    than longest_prompt tokens.
+    """
+    problems = []
+    for place, row in read_rows(source):
+        question = pick_column(row, [question_column] if question_column else QUESTION_COLUMNS, "--question-column", place)
+        answer = pick_column(row, [answer_column] if answer_column else ANSWER_COLUMNS, "--answer-column", place)
+        answer = str(answer[0] if isinstance(answer, list) else answer)
+        answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip()
+        ids = build_prompt(tokenizer, question, instruction)
+        if len(ids) > longest_prompt:
+            raise InputError(f"{place}: the prompt has {len(ids)} tokens, but beside --max-tokens the model's context has room for "
+                             f"{longest_prompt}; lower --max-tokens or take the problem out")
+        problem = {"id": len(problems), "problem": question, "answer": answer, "prompt_ids": ids, "place": place}
+        problems.append(problem | ({"level": row["level"]} if "level" in row else {}))
+    if not problems:
+        raise InputError(f"data {source}: holds no problem")
+    usable = readable([p["answer"] for p in problems])
+    dropped = [p for p, ok in zip(problems, usable, strict=True) if not ok]
+    if dropped:
+        print(f"{source}: {len(dropped)} of {len(problems)} problems dropped, math-verify cannot read their answers: "
+              + "; ".join(f"{p['place']}: {p['answer'][:40]!r}" for p in dropped[:5]) + (" ..." if dropped[5:] else ""))
+    if len(dropped) == len(problems):
+        raise InputError(f"data {source}: no problem is left, math-verify can read none of the answers; is --answer-column right?")
+    return [p for p, ok in zip(problems, usable, strict=True) if ok]
+
+
+class Shuffled:
+    """Endless passes over a list, each in a new order that depends only on (seed, pass). State: how many items were drawn."""
+
+    def __init__(self, items, seed):
+        self.items, self.seed, self.drawn = items, seed, 0
+
+    def draw(self, count):
+        picked = []
+        for i in range(self.drawn, self.drawn + count):
+            turn, place = divmod(i, len(self.items))
+            if place == 0 or not picked:
+                order = list(range(len(self.items)))
+                random.Random(derive_seed(self.seed, "order", turn)).shuffle(order)
+            picked.append(self.items[order[place]])
+        self.drawn += count
+        return picked
+
+    def state_dict(self):
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state):
+        self.drawn = state["drawn"]
+
+
+# ---- the sampler ---------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Rollout:
+    """One sampled response, with all that training on it needs."""
+
+    prompt_ids: list  # what the model was given: the prompt and whatever opening was put after it
+    completion_ids: list  # what it wrote, the end-of-sequence token included
+    logps: list  # log-probability of each of those tokens under the distribution it was drawn from
+    finished: bool  # ended by itself, not by the length limit
+    temperature: float = 1.0
+    reward: float = 0.0
+    advantage: float = 0.0
+
+
+class TransformersSampler:
+    """Samples with the training model itself, wherever there is no inference engine. Always up to date: sync() has nothing to do.
+
+    rows: how many sequences are sampled side by side (memory only).
+    """
+
+    def __init__(self, model, tokenizer, rows):
+        self.model, self.rows, self.stop = model, rows, torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
+
+    def sync(self):
+        pass
+
+    @torch.inference_mode()
+    def generate(self, contexts, n, temperature, max_tokens, seed):
+        """n samples from each context -> list of Rollout, sample j of context i at place i * n + j.
+
+        contexts: lists of token ids (a prompt, or a prompt and the opening of the answer). temperature: one number, or one for each
+        context; 0 is greedy. Nothing but the temperature shapes the distribution: no top-k, no top-p.
+        """
+        temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        rollouts = [None] * (len(contexts) * n)
+        by_length = sorted(range(len(rollouts)), key=lambda row: len(contexts[row // n]))  # rows of like length together: little padding
+        for start in range(0, len(by_length), self.rows):
+            rows = by_length[start : start + self.rows]
+            batch = self._batch([contexts[row // n] for row in rows], [temperatures[row // n] for row in rows], max_tokens, generator)
+            for row, rollout in zip(rows, batch, strict=True):
+                rollouts[row] = rollout
+        return rollouts
+
+    def _batch(self, contexts, temperatures, max_tokens, generator):
+        device, width = self.model.device, max(map(len, contexts))
+        distinct = [i for i in range(len(contexts)) if i == 0 or contexts[i] is not contexts[i - 1]]  # a group reads its prompt once
+        copies = torch.tensor([b - a for a, b in zip(distinct, distinct[1:] + [len(contexts)], strict=True)], device=device)
+        ids = torch.tensor([[0] * (width - len(contexts[i])) + contexts[i] for i in distinct], device=device)
+        mask = torch.tensor([[0] * (width - len(contexts[i])) + [1] * len(contexts[i]) for i in distinct], device=device)
+        cache = DynamicCache()
+        logits = self._next(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        spread = torch.arange(len(distinct), device=device).repeat_interleave(copies)
+        cache.batch_select_indices(spread)
+        logits, mask = logits[spread], mask[spread]
+
+        heat = torch.tensor(temperatures, device=device, dtype=torch.float32)[:, None]
+        tokens = torch.zeros(len(contexts), max_tokens, dtype=torch.long, device=device)
+        logps = torch.zeros(len(contexts), max_tokens, device=device)
+        lengths = torch.full((len(contexts),), max_tokens, device=device)
+        finished = torch.zeros(len(contexts), dtype=torch.bool, device=device)
+        alive = torch.arange(len(contexts), device=device)  # which row each line of the shrinking batch is
+        for t in range(max_tokens):
+            scaled = (logits / torch.where(heat > 0, heat, 1.0)).log_softmax(-1)
+            token = torch.multinomial(scaled.exp(), 1, generator=generator)
+            token = torch.where(heat > 0, token, scaled.argmax(-1, keepdim=True))
+            tokens[alive, t], logps[alive, t] = token[:, 0], scaled.gather(1, token)[:, 0]
+            ended = torch.isin(token[:, 0], self.stop) & ~finished[alive]
+            lengths[alive[ended]], finished[alive[ended]] = t + 1, True
+            going = ~finished[alive]
+            if t + 1 == max_tokens or not going.any():
+                break
+            if going.sum() < 0.8 * len(alive):  # finished rows are let go, but not one by one: each time the cache is copied
+                keep = going.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                alive, heat, mask, token = alive[keep], heat[keep], mask[keep], token[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
+        rows = zip(contexts, lengths.tolist(), tokens.tolist(), logps.tolist(), finished.tolist(), temperatures, strict=True)
+        return [Rollout(context, ids[:size], values[:size], ended, heat) for context, size, ids, values, ended, heat in rows]
+
+    def _next(self, ids, mask, positions, cache):
+        """Logits (rows, V) of the next token, in float32."""
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+
+
+def make_sampler(name, model, tokenizer, rows):
+    """The sampler called `name`; "auto" takes the best there is on this machine. Raises InputError."""
+    if name not in ("auto", "transformers"):
+        raise InputError(f"--sampler {name}: there is auto and transformers")
+    return TransformersSampler(model, tokenizer, rows)
+
+
+# ---- log-probabilities, advantages, loss ---------------------------------------------------------------------------------
+
+
+class _TokenLogps(torch.autograd.Function):
+    """Log-probability and entropy of tokens without ever holding the (N, V) logits: a chunk at a time, recomputed in the backward pass."""
+
+    CHUNK = 1024
+
+    @staticmethod
+    def chunks(hidden, weight, inverse):
+        for start in range(0, len(hidden), _TokenLogps.CHUNK):
+            part = slice(start, start + _TokenLogps.CHUNK)
+            logits = hidden[part] @ weight.T
+            yield part, (logits if logits.dtype == torch.float64 else logits.float()) * inverse[part, None]
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, inverse):
+        logps, entropies = [], []
+        for part, logits in _TokenLogps.chunks(hidden, weight, inverse):
+            log_probs = logits.log_softmax(-1)
+            logps.append(log_probs.gather(1, targets[part, None])[:, 0])
+            entropies.append(-(log_probs.exp() * log_probs).sum(-1))
+        ctx.save_for_backward(hidden, weight, targets, inverse)
+        return torch.cat(logps), torch.cat(entropies)
+
+    @staticmethod
+    def backward(ctx, logp_grad, entropy_grad):
+        hidden, weight, targets, inverse = ctx.saved_tensors
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight, dtype=logp_grad.dtype)  # summed in float32: bfloat16 partial sums would bias training
+        for part, logits in _TokenLogps.chunks(hidden, weight, inverse):
+            log_probs = logits.log_softmax(-1)
+            probs = log_probs.exp()
+            entropy = -(probs * log_probs).sum(-1, keepdim=True)
+            # d logp(y) / d z_v = [v = y] - p_v        d entropy / d z_v = -p_v (log p_v + entropy)        z = logits / temperature
+            grad = -probs * (logp_grad[part, None] + entropy_grad[part, None] * (log_probs + entropy))
+            grad.scatter_add_(1, targets[part, None], logp_grad[part, None])
+            grad = (grad * inverse[part, None]).to(hidden.dtype)
+            hidden_grad[part] = grad @ weight
+            weight_grad += grad.T @ hidden[part]
+        return hidden_grad, weight_grad.to(weight.dtype), None, None
+
+
+def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
+    """Log-probability of each target under softmax(hidden @ weight.T / temperature) -> (N,), float32 or float64.
+
+    hidden (N, D): last hidden states, each at the position before its target. weight (V, D): the output head. targets (N,): token ids.
+    temperature: a number or a tensor (N,), above 0. with_entropy: also return the entropy in nats (N,), differentiable as well.
+    """
+    kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
+    inverse = 1.0 / torch.as_tensor(temperature, device=hidden.device, dtype=kind).expand(len(hidden))
+    if len(hidden) == 0:
+        empty = hidden.sum(1).to(kind)
+        return (empty, empty) if with_entropy else empty
+    logps, entropy = _TokenLogps.apply(hidden, weight, targets, inverse)
+    return (logps, entropy) if with_entropy else logps
+
+
+def micro_batches(rollouts, max_tokens):
+    """Cut rollouts into batches of at most max_tokens, padding included (memory only: the gradient does not depend on it).
+
+    Longest first: if memory runs out, it does so at once and not after an hour.
+    """
+    batches = []
+    for rollout in sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion_ids), reverse=True):
+        width = len(batches[-1][0].prompt_ids) + len(batches[-1][0].completion_ids) if batches else 0
+        if batches and width * (len(batches[-1]) + 1) <= max_tokens:
+            batches[-1].append(rollout)
+        else:
+            batches.append([rollout])
+    return batches
+
+
+def collate(rollouts, device="cpu", padding_side="right"):
+    """Pad rollouts into tensors -> dict.
+
+    input_ids, attention_mask, position_ids (B, L); completion_mask, sampling_per_token_logps (B, L-1): column t is about predicting
+    token t+1; advantages, temperatures (B,). Masks come from lengths: a padding or end token inside a response is an ordinary token.
+
+    >>> batch = collate([Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True), Rollout([5], [9, 9, 9], [0.0] * 3, False)])
+    >>> batch["input_ids"].tolist()               # prompt 5 6 7, response 8 2;    prompt 5, response 9 9 9, one padding token
+    [[5, 6, 7, 8, 2], [5, 9, 9, 9, 0]]
+    >>> batch["completion_mask"].int().tolist()   # 7 -> 8 and 8 -> 2;             5 -> 9, 9 -> 9 and 9 -> 9
+    [[0, 0, 1, 1], [1, 1, 1, 0]]
+    """
+    sizes = [len(r.prompt_ids) + len(r.completion_ids) for r in rollouts]
+    width = max(sizes)
+    start = torch.tensor([0 if padding_side == "right" else width - size for size in sizes])[:, None]
+    prompt = start + torch.tensor([len(r.prompt_ids) for r in rollouts])[:, None]
+    end = start + torch.tensor(sizes)[:, None]
+    at = torch.arange(width)[None]  # (1, L)
+    input_ids = torch.zeros(len(rollouts), width, dtype=torch.long)
+    real = (at >= start) & (at < end)
+    input_ids[real] = torch.tensor([token for r in rollouts for token in r.prompt_ids + r.completion_ids])
+    completion_mask = ((at >= prompt) & (at < end))[:, 1:]  # the first response token counts: it is predicted at the last prompt token
+    sampling_logps = torch.zeros(completion_mask.shape)
+    sampling_logps[completion_mask] = torch.tensor([logp for r in rollouts for logp in r.logps])
+    batch = {
+        "input_ids": input_ids,
+        "attention_mask": real.long(),
+        "position_ids": (at - start).clamp(min=0),
+        "completion_mask": completion_mask,
+        "sampling_per_token_logps": sampling_logps,
+        "advantages": torch.tensor([r.advantage for r in rollouts]),
+        "temperatures": torch.tensor([r.temperature for r in rollouts]),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def completion_logps(model, batch, temperatures):
+    """Log-probabilities and entropies of a collated batch's responses -> two tensors (B, L-1), 0 outside the completion mask.
+
+    temperatures (B,): each row's; the logits are divided by it.
+    """
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
+    mask, head = batch["completion_mask"], model.get_output_embeddings().weight
+    heat = temperatures[:, None].expand(mask.shape)[mask]
+    scored = token_logps(hidden[:, :-1][mask], head, batch["input_ids"][:, 1:][mask], heat, with_entropy=True)  # two (N,)
+    return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x) for x in scored)
+
+
+def check_gap(step, mean_gap, limit):
+    """Raise InputError if sampler and trainer disagree about the log-probabilities of the tokens just sampled."""
+    if not mean_gap <= limit:  # written so that NaN fails as well
+        raise InputError(
+            f"step {step}: sampler and trainer differ by {mean_gap:.2g} in the log-probability of the mean token (--max-logp-gap {limit:g}): "
+            "they do not run the same weights, or not at the same temperature; stopped before the update")
+
+
+def group_advantages(rewards, scale_by_std=True, eps=1e-4):
+    """Rewards (questions, G) -> advantages (questions, G): each reward minus its group's mean, over the group's standard deviation.
+
+    DeepSeekMath (arXiv 2402.03300) section 4.1.2; scale_by_std=False is Dr. GRPO's (arXiv 2503.20783). The standard deviation has the
+    divisor G-1. A group whose rewards are all equal gets exactly 0.
+    """
+    centred = rewards - rewards.mean(1, keepdim=True)
+    if scale_by_std and rewards.shape[1] > 1:
+        centred = centred / (rewards.std(1, keepdim=True) + eps)
+    silent = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    return centred.masked_fill(silent, 0.0)  # rounding in the mean must not look like a signal
+
+
+def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, clip_low=0.2, clip_high=0.2, loss_type="token-mean",
+              num_tokens=None, num_sequences=None, ref_per_token_logps=None, beta=0.0, entropy=None, entropy_coef=0.0):
+    """The clipped policy-gradient loss of GRPO -> (loss, statistics).
+
+        ratio = exp(per_token_logps - old_per_token_logps)
+        loss  = - mean over tokens of  min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)  + beta * KL - entropy_coef * entropy
+
+    Log-probs, mask and entropy (B, L-1); advantages (B,) or (B, L-1). loss_type "token-mean": every token weighs the same (DAPO, arXiv
+    2503.14476, equation 8); "sequence-mean": every sequence does (DeepSeekMath, equation 3). The mean runs over the whole batch:
+    num_tokens and num_sequences are the batch's, of which this may be one part; the losses of the parts then add up to the whole.
+    KL is the estimator exp(d) - d - 1 with d = ref - policy (DeepSeekMath, equation 4). statistics: sums over this part's tokens.
+    """
+    mask = completion_mask.to(per_token_logps.dtype)
+    advantages = advantages if advantages.dim() == 2 else advantages[:, None]
+    ratio = (per_token_logps - old_per_token_logps).exp()
+    clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+    per_token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    statistics = {
+        "clip_ratio/low_mean": ((ratio < 1 - clip_low) & (advantages < 0)) * mask,
+        "clip_ratio/high_mean": ((ratio > 1 + clip_high) & (advantages > 0)) * mask,
+    }
+    if beta:
+        difference = ref_per_token_logps - per_token_logps
+        statistics["kl"] = (difference.exp() - difference - 1) * mask
+        per_token_loss = per_token_loss + beta * statistics["kl"]
+    if entropy_coef:
+        per_token_loss = per_token_loss - entropy_coef * entropy
+    if loss_type == "token-mean":
+        loss = (per_token_loss * mask).sum() / (num_tokens or mask.sum())
+    else:
+        loss = ((per_token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / (num_sequences or len(mask))
+    return loss, {name: value.sum().item() for name, value in statistics.items()}
+
+
+# ---- evaluation ----------------------------------------------------------------------------------------------------------
+
+
+def pass_at_k(n, c, k):
+    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n (arXiv 2107.03374, equation 1).
+
+    0 <= c <= n and 1 <= k <= n; raises ValueError otherwise.
+    """
+    if not (0 <= c <= n and 1 <= k <= n):
+        raise ValueError(f"pass_at_k needs 0 <= c <= n and 1 <= k <= n, not n={n}, c={c}, k={k}")
+    return 1.0 - math.comb(n - c, k) / math.comb(n, k)
+
+
+def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed):
+    """avg@n, its standard error over questions, and pass@k for k = 2, 4, ... n, of each set and each `level` in it -> dict of metrics.
+
+    eval_sets: {name: problems}. Prompts and verifier are made as in training; a truncated response scores 0.
+    """
+    metrics = {}
+    for name, problems in eval_sets.items():
+        rollouts = sampler.generate([p["prompt_ids"] for p in problems], n, temperature, max_tokens, derive_seed(seed, name))
+        score_rollouts(rollouts, [p["answer"] for p in problems for _ in range(n)], tokenizer)
+        right = [int(sum(r.reward for r in rollouts[i * n : (i + 1) * n])) for i in range(len(problems))]
+        parts = {name: range(len(problems))}
+        for level in sorted({str(p["level"]) for p in problems if "level" in p}):
+            parts[f"{name}/level {level}"] = [i for i, p in enumerate(problems) if str(p.get("level")) == level]
+        for part, members in parts.items():
+            rates = torch.tensor([right[i] / n for i in members], dtype=torch.float64)
+            metrics[f"eval/{part}/avg@{n}"] = rates.mean().item()
+            metrics[f"eval/{part}/avg@{n}_stderr"] = (rates.std(correction=0) / max(1, len(rates) - 1) ** 0.5).item()
+            for k in (2**e for e in range(1, n.bit_length()) if 2**e <= n):
+                metrics[f"eval/{part}/pass@{k}"] = sum(pass_at_k(n, right[i], k) for i in members) / len(members)
+        metrics[f"eval/{name}/mean_length"] = sum(len(r.completion_ids) for r in rollouts) / len(rollouts)
+        metrics[f"eval/{name}/clipped_ratio"] = sum(not r.finished for r in rollouts) / len(rollouts)
+    return metrics
+
+
+def score_rollouts(rollouts, golds, tokenizer, counts=None):
+    """Set each rollout's reward: 1 if it ended by itself with the right answer in its last box, else 0."""
+    texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) if r.finished else "" for r in rollouts]
+    for rollout, reward in zip(rollouts, verify(texts, golds, counts), strict=True):
+        rollout.reward = reward
+
+
+def before_and_after(rows):
+    """The first and the last evaluation side by side, as text."""
+    rows = [row for row in rows if any(name.startswith("eval/") for name in row)]
+    if not rows:
+        return "no evaluation was made"
+    first, last = rows[0], rows[-1]
+    averages = [name for name in last if re.search(r"/avg@\d+$", name)]
+    width = max(len(name) for name in averages) - 5
+    lines = [f"{'':{width}}  {'before':>16}{'after step ' + str(last['step']):>20}{'pass@k before':>18}{'after':>8}"]
+    for name in averages:
+        part, n = name.removeprefix("eval/").rsplit("/avg@", 1)
+        best = max((m for m in last if m.startswith(f"eval/{part}/pass@")), key=lambda m: int(m.rsplit("@")[1]), default=name)
+        scores = [f"{100 * row[name]:.1f} ± {100 * row[name + '_stderr']:.1f}" for row in (first, last)]
+        passed = f"{100 * first[best]:>18.1f}{100 * last[best]:>8.1f}  ({best.rsplit('/')[-1]})"
+        lines.append(f"{part + ' avg@' + n:{width}}  {scores[0]:>16}{scores[1]:>20}{passed}")
+    return "\n".join(lines)
+
+
+# ---- what the user sees --------------------------------------------------------------------------------------------------
+
+
+def show_roles(tokenizer, rollout, parts):
+    """One rollout as text, part by part, with what is trained on. parts: [(name, number of tokens)] that make up its prompt_ids."""
+    lines, at = ["one sample, and which of its tokens are trained on:"], 0
+    for name, size in [*parts, ("response", len(rollout.completion_ids))]:
+        ids = (rollout.prompt_ids + rollout.completion_ids)[at : at + size]
+        lines.append(f"  {name:9} {size:4} tokens  {'trained on' if name == 'response' else 'not trained'}  {tokenizer.decode(ids)!r}")
+        at += size
+    return "\n".join(lines)
+
+
+def show_group(tokenizer, rollouts, gold):
+    """The responses of one question with their rewards and advantages."""
+    lines = [f"one group (right answer {gold}):   reward  advantage  response"]
+    lines += [f"{'':34} {r.reward:6.1f}  {r.advantage:+9.3f}  {tokenizer.decode(r.completion_ids)!r}" for r in rollouts]
+    return "\n".join(lines)
+
+
+def plot_curves(folders, file=None):
+    """Draw the metrics of one run, or of several in one figure, to `file` (none: curves.png in the first folder)."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt  # after the backend is chosen
+
+    panels = {"reward": "training reward", "eval": "held-out score (avg@n)", "frac_reward_zero_std": "share of silent groups",
+              "completions/mean_length": "response length (tokens)", "entropy": "entropy (nats)", "grad_norm": "gradient norm"}
+    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
+    for folder in map(Path, folders):
+        rows = read_metrics(folder / "metrics.jsonl")
+        for axis, (metric, title) in zip(axes.flat, panels.items(), strict=True):
+            names = sorted({m for row in rows for m in row if re.fullmatch(r"eval/[^/]+/avg@\d+", m)}) if metric == "eval" else [metric]
+            for name in names:
+                points = [(row["step"], row[name], row.get(name + "_stderr", 0)) for row in rows if name in row]
+                if not points:
+                    continue
+                x, y, error = zip(*points, strict=True)
+                label = " ".join([folder.name] * (len(folders) > 1) + [name.removeprefix("eval/")] * (metric == "eval"))
+                axis.plot(x, y, marker="o" if metric == "eval" else None, markersize=3, label=label)
+                axis.errorbar(x, y, error, fmt="none", alpha=0.5, color=axis.lines[-1].get_color())
+            axis.set(title=title, xlabel="step")
+            axis.grid(alpha=0.3)
+            if axis.get_legend_handles_labels()[0] and (metric == "eval" or len(folders) > 1):
+                axis.legend(fontsize=8)
+    figure.savefig(file or Path(folders[0]) / "curves.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":  # python common.py runs/a [runs/b ...]: draw the curves of these runs, finished or not
+    if not sys.argv[1:] or not all((Path(folder) / "metrics.jsonl").exists() for folder in sys.argv[1:]):
+        raise InputError("usage: python common.py RUN_FOLDER [RUN_FOLDER ...]; each must hold a metrics.jsonl")
+    plot_curves(sys.argv[1:])
