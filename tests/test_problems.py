@@ -1,0 +1,165 @@
+"""Problems, prompts and the embedded world."""
+
+import json
+import re
+
+import datasets
+import pytest
+from conftest import ROOT
+
+from common import InputError, Shuffled, build_prompt, load_problems, set_name
+from tiny import make
+
+
+def load(tmp_path, tiny, rows, name="data.jsonl", **settings):
+    file = tmp_path / name
+    file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return load_problems(str(file), tiny[1], **settings)
+
+
+@pytest.mark.parametrize(
+    "row, answer",
+    [
+        ({"problem": "1+1", "answer": "2"}, "2"),
+        ({"question": "1+1", "answer": 2}, "2"),
+        ({"Problem": "1+1", "Answer": "2", "Solution": "long"}, "2"),  # column names in any case
+        ({"problem": "1+1", "solution": r"so \boxed{1}, no, \boxed{\frac{4}{2}}."}, r"\frac{4}{2}"),
+        ({"question": "1+1", "answer": "One and one make two.\n#### 2"}, "2"),
+        ({"prompt": "1+1", "reward_model": {"ground_truth": "2", "style": "rule"}}, "2"),
+        ({"problem": "1+1", "answer": ["2"]}, "2"),
+        ({"problem": "1+1", "answer": "2", "solution": r"\boxed{3}"}, "2"),
+    ],
+)
+def test_common_schemas(tmp_path, tiny, row, answer):
+    (problem,) = load(tmp_path, tiny, [row])
+    assert (problem["problem"], problem["answer"]) == ("1+1", answer)
+
+
+def test_chat_messages_are_taken_as_they_are(tmp_path, tiny):
+    """A prompt that is a list of messages brings its own instruction: none is added."""
+    row = {"prompt": [{"role": "user", "content": "1+1"}], "reward_model": {"ground_truth": "2"}}
+    (problem,) = load(tmp_path, tiny, [row], instruction=" ignored")
+    assert tiny[1].decode(problem["prompt_ids"]) == "<|user|>1+1<|assistant|>"
+
+
+def test_other_columns_are_mapped_with_two_flags(tmp_path, tiny):
+    (problem,) = load(tmp_path, tiny, [{"q": "1+1", "extra": {"gold": "2"}}], question_column="q", answer_column="extra.gold")
+    assert (problem["problem"], problem["answer"]) == ("1+1", "2")
+
+
+def test_json_and_parquet_files(tmp_path, tiny):
+    rows = [{"problem": "1+1", "answer": "2", "level": 1}, {"problem": "2+2", "answer": "4", "level": 3}]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
+    for name in ("a.json", "a.parquet"):
+        problems = load_problems(str(tmp_path / name), tiny[1])
+        assert [(p["problem"], p["answer"], p["level"]) for p in problems] == [("1+1", "2", 1), ("2+2", "4", 3)]
+
+
+def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsys):
+    rows = [{"problem": "1+1", "answer": "2"}, {"problem": "a", "answer": r"\frac{1"}, {"problem": "b", "answer": r"\sqrt{2}"}]
+    assert [p["answer"] for p in load(tmp_path, tiny, rows)] == ["2", r"\sqrt{2}"]
+    assert re.search(r"1 of 3 problems dropped.*data.jsonl line 2: .*frac\{1", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    "rows, message",
+    [
+        ([{"problem": "1+1", "answer": "2"}, {"problem": "1+1"}], r"data.jsonl line 2: none of answer, .*columns: problem\).*--answer-column"),
+        ([{"problem": "1+1", "answer": ""}], r"line 1: none of answer"),
+        ([{"answer": "2"}], r"line 1: none of problem, question, prompt.*--question-column"),
+        ([{"problem": "1+1", "answer": "2"}, "{broken"], r"line 2: not valid JSON"),
+        (["[]"], "holds no problem"),
+        ([], "holds no problem"),
+        (['"text"'], "line 1: none of problem"),
+        ([{"problem": "1+1", "answer": r"\frac{"}], "math-verify can read none"),
+        ([{"problem": "1+1", "answer": "2"}, {"problem": "1" + "+1" * 99, "answer": "2"}], r"line 2: the prompt has 201 tokens, .*room for 100"),
+    ],
+)
+def test_bad_data_gives_one_line_with_the_place(tmp_path, tiny, rows, message):
+    with pytest.raises(InputError) as error:
+        load(tmp_path, tiny, rows, longest_prompt=100)
+    assert re.search(message, str(error.value)) and "\n" not in str(error.value)
+
+
+def test_missing_and_unreadable_files(tmp_path, tiny):
+    (tmp_path / "bad.jsonl").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "bad.parquet").write_bytes(b"not parquet")
+    (tmp_path / "folder.jsonl").mkdir()
+    for name in ("missing.jsonl", "missing.parquet", "bad.jsonl", "bad.parquet", "folder.jsonl"):
+        with pytest.raises(InputError, match=f"{name}: cannot be read"):
+            load_problems(str(tmp_path / name), tiny[1])
+    with pytest.raises(InputError, match="data set nobody/nothing: .*hub could not give it"):
+        load_problems("nobody/nothing", tiny[1])
+
+
+def test_names_of_sets():
+    assert [set_name(s) for s in ("tiny/test.jsonl", "HuggingFaceH4/MATH-500@test", "openai/gsm8k:main@test", "a/b.c.parquet")] == [
+        "test", "MATH-500", "gsm8k", "b.c"]
+
+
+def test_prompts_with_and_without_a_chat_template(tiny):
+    tokenizer = tiny[1]
+    assert tokenizer.decode(build_prompt(tokenizer, "1+1", "*2")) == "<|user|>1+1*2<|assistant|>"
+    template, tokenizer.chat_template = tokenizer.chat_template, None
+    try:
+        assert build_prompt(tokenizer, "1+1", "*2") == tokenizer("1+1*2\n").input_ids
+    finally:
+        tokenizer.chat_template = template
+
+
+# ---- order ----
+
+
+def test_every_pass_visits_every_item_once_in_a_new_order():
+    order = Shuffled(list("abcdefg"), seed=0)
+    passes = ["".join(order.draw(3) + order.draw(4)) for _ in range(3)]
+    assert all(sorted(p) == list("abcdefg") for p in passes) and len(set(passes)) == 3
+
+
+def test_order_continues_where_it_was():
+    whole, first = Shuffled(range(10), seed=1), Shuffled(range(10), seed=1)
+    drawn = whole.draw(37)
+    head = first.draw(14)
+    rest = Shuffled(range(10), seed=1)
+    rest.load_state_dict(first.state_dict())
+    assert head + rest.draw(23) == drawn
+    assert Shuffled(range(10), seed=2).draw(10) != drawn[:10]
+
+
+# ---- the embedded world ----
+
+
+def rows_of(name):
+    return [json.loads(line) for line in (ROOT / "tiny" / name).read_text().splitlines()]
+
+
+def test_splits_are_disjoint_and_have_the_columns_of_real_sets():
+    train, test = rows_of("train.jsonl"), rows_of("test.jsonl")
+    assert not {r["problem"] for r in train} & {r["problem"] for r in test}
+    assert len(train) >= 2000 and len(test) >= 200
+    assert {r["level"] for r in train} == {r["level"] for r in test} and len({r["level"] for r in test}) > 3
+    for row in train + test:
+        assert eval(row["problem"].replace("/", "//")) == int(row["answer"])  # the problems are Python expressions
+
+
+def test_what_is_taught_never_contains_a_test_problem():
+    assert all(make.is_test(r["problem"]) for r in rows_of("test.jsonl"))
+    assert not any(make.is_test(r["problem"]) for r in rows_of("train.jsonl"))
+
+
+def test_the_misconceptions_by_hand():
+    assert [make.misconceived(*x) for x in ((17, "+", 5), (12, "+", 1), (42, "-", 17), (48, "-", 17), (13, "*", 3), (18, "/", 3))] == [
+        12, 12, 35, 32, 26, 7]
+
+
+def test_one_token_per_number_after_loading(tiny):
+    """The tokenizer class that transformers picks for an architecture may bring its own splitting rule; this one must survive the loading."""
+    text = r"(12+60)*3; no 12+1=13; \boxed{31}"
+    ids = tiny[1](text).input_ids
+    assert "|".join(tiny[1].convert_ids_to_tokens(ids)) == r"(|12|+|60|)|*|3|; |no |12|+|1|=|13|; |\boxed{|31|}"
+    assert tiny[1].decode(ids) == text
+
+
+def test_the_shipped_model_is_small():
+    assert sum(f.stat().st_size for f in (ROOT / "tiny" / "model").iterdir()) < 4 * 2**20

@@ -1,0 +1,105 @@
+"""The sampler: what it draws, from which distribution, and the log-probabilities it reports."""
+
+import pytest
+import torch
+
+from common import InputError, TransformersSampler, build_prompt, check_gap, collate, completion_logps, make_sampler
+
+
+@pytest.fixture
+def sampler(tiny):
+    return TransformersSampler(*tiny, rows=64)
+
+
+@pytest.fixture
+def prompts(tiny):
+    return [build_prompt(tiny[1], text, "") for text in ("3*4", "((12+1)*3)-18", "(((((20-8)/3)*9)+4)-13)/3", "40/8", "(6*7)-5")]
+
+
+def test_logps_equal_a_fresh_forward_pass(tiny, sampler, prompts):
+    """Key-value cache, left padding, shared prompts and dropped rows leave no trace: the trainer's own pass agrees within 1e-4."""
+    rollouts = sampler.generate(prompts, 16, [0.7, 1.0, 1.3, 1.0, 0.5], 60, seed=0)
+    batch = collate(rollouts)
+    with torch.no_grad():
+        logps, _ = completion_logps(tiny[0], batch, batch["temperatures"])
+    assert (logps - batch["sampling_per_token_logps"]).abs().max() < 1e-4
+    wrong, _ = completion_logps(tiny[0], batch, torch.ones(len(rollouts)))
+    assert (wrong - batch["sampling_per_token_logps"]).abs().max() > 0.1  # the comparison can fail
+
+
+def test_rows_come_back_in_order_whatever_the_batching(tiny, prompts):
+    for rows in (1, 7, 64):
+        rollouts = TransformersSampler(*tiny, rows=rows).generate(prompts, 3, 1.0, 40, seed=1)
+        assert [r.prompt_ids for r in rollouts] == [p for p in prompts for _ in range(3)]
+
+
+def test_distribution_of_the_first_token(tiny, sampler, prompts):
+    """20,000 draws at each temperature against softmax(logits / T) of a plain forward pass: chi-square over the tokens expected at least 20 times."""
+    model = tiny[0]
+    prompt = prompts[1][:-3]  # cut inside the question, where the model is unsure
+    for temperature in (0.7, 1.5):
+        rollouts = sampler_of(tiny).generate([prompt], 20_000, temperature, 1, seed=3)
+        counts = torch.bincount(torch.tensor([r.completion_ids[0] for r in rollouts]), minlength=77).double()
+        with torch.no_grad():
+            probs = (model(torch.tensor([prompt])).logits[0, -1].double() / temperature).softmax(0)
+        expected = probs * 20_000
+        often = expected >= 20
+        assert often.sum() > 5
+        chi_square = ((counts - expected)[often] ** 2 / expected[often]).sum().item()
+        cells = int(often.sum())
+        assert chi_square < cells + 5 * (2 * cells) ** 0.5  # five standard deviations of the chi-square distribution
+
+
+def sampler_of(tiny):
+    return TransformersSampler(*tiny, rows=5000)
+
+
+def test_each_row_has_its_own_temperature(tiny, prompts):
+    """Two copies of one prompt in one batch, at 0.2 and 3: the second spreads over far more first tokens."""
+    prompt = prompts[1][:-3]
+    rollouts = sampler_of(tiny).generate([prompt, list(prompt)], 500, [0.2, 3.0], 1, seed=0)
+    assert [r.temperature for r in rollouts] == [0.2] * 500 + [3.0] * 500
+    cold, hot = ({r.completion_ids[0] for r in half} for half in (rollouts[:500], rollouts[500:]))
+    assert len(hot) > 3 * len(cold)
+
+
+def test_temperature_zero_is_greedy(tiny, sampler, prompts):
+    rollouts = sampler.generate(prompts, 2, 0.0, 60, seed=0)
+    for prompt, rollout in zip(prompts, rollouts[::2], strict=True):
+        plain = tiny[0].generate(torch.tensor([prompt]), max_new_tokens=60, do_sample=False)[0, len(prompt) :].tolist()
+        assert rollout.completion_ids == plain
+
+
+def test_same_seed_same_samples(sampler, prompts):
+    first, again, other = (sampler.generate(prompts, 4, 1.0, 40, seed) for seed in (5, 5, 6))
+    assert first == again
+    assert [r.completion_ids for r in first] != [r.completion_ids for r in other]
+    assert len({tuple(r.completion_ids) for r in sampler.generate(prompts[2:3], 8, 1.0, 60, 0)}) > 1  # and a group is not one sample eight times
+
+
+def test_end_token_is_kept_and_cut_rows_are_marked(tiny, sampler, prompts):
+    end = tiny[1].eos_token_id
+    for rollout in sampler.generate(prompts, 8, 1.0, 12, seed=0):
+        assert len(rollout.completion_ids) == len(rollout.logps) <= 12
+        assert rollout.finished == (rollout.completion_ids[-1] == end)
+        assert end not in rollout.completion_ids[:-1]
+        assert rollout.finished or len(rollout.completion_ids) == 12
+    assert {r.finished for r in sampler.generate(prompts, 8, 1.0, 12, seed=0)} == {True, False}
+
+
+def test_an_opening_is_simply_more_ids(tiny, sampler, prompts):
+    opening = tiny[1]("12+1=13; 13*3=39; ").input_ids
+    (rollout,) = sampler.generate([prompts[1] + opening], 1, 0.0, 60, seed=0)
+    assert tiny[1].decode(rollout.completion_ids).startswith("39-18=")
+
+
+def test_the_gap_check_stops_a_run():
+    check_gap(1, 1e-6, 1e-3)
+    for gap in (0.5, float("nan")):
+        with pytest.raises(InputError, match="step 7: sampler and trainer differ"):
+            check_gap(7, gap, 1e-3)
+
+
+def test_an_unknown_sampler_is_refused(tiny):
+    with pytest.raises(InputError, match="--sampler turbo"):
+        make_sampler("turbo", *tiny, rows=8)
