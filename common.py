@@ -34,6 +34,8 @@ from verifier import last_boxed, readable, verify
 
 ROOT = Path(__file__).resolve().parent
 TINY_MODEL = "tiny/model"  # the embedded model: what a script trains when it is given no --model
+POSITIVE = ("prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every", "eval_samples", "save_every",
+            "micro_batch_tokens", "sample_rows")  # numbers that may not be 0; none may be negative
 CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume")  # settings that --resume may change: they cannot alter a step
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
@@ -52,9 +54,9 @@ class InputError(SystemExit):
 def parse_settings(doc, settings, argv=None):
     """Turn a script's two-column table into command-line flags.
 
-    settings: {name: (value with --model, value without, help)}; a name `group_size` becomes the flag --group-size. Which column
-    supplies the defaults depends on whether --model is given. With --resume DIR the settings come from DIR/args.json, and a flag
-    that contradicts them is refused. Raises InputError.
+    settings: {name: (value with --model, value without, help)}, with the permitted values in a fourth place if there are few; a name
+    `group_size` becomes the flag --group-size. Which column supplies the defaults depends on whether --model is given. With --resume
+    DIR the settings come from DIR/args.json, and a flag that contradicts them is refused. Raises InputError.
     """
     argv = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), a) for a in (sys.argv[1:] if argv is None else argv)]
     keep_lines = argparse.RawDescriptionHelpFormatter
@@ -62,11 +64,14 @@ def parse_settings(doc, settings, argv=None):
     parser.add_argument("--model", help="model to train, a hub id or a local folder (none: the embedded model and the tiny settings)")
     parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder from its last checkpoint")
-    for name, (full, tiny, text) in settings.items():
-        kind = type(tiny if full is None else full)
-        how = {bool: dict(action=argparse.BooleanOptionalAction), list: dict(nargs="*")}.get(kind, dict(type=kind))
+    for name, (full, tiny, text, *choices) in settings.items():
+        how = {bool: {"action": argparse.BooleanOptionalAction}, list: {"nargs": "*"}}.get(type(full), {"type": type(full)})
+        how |= {"choices": choices[0]} if choices else {}
         parser.add_argument("--" + name.replace("_", "-"), help=f"{text} [{full} | tiny: {tiny}]".replace("%", "%%"), **how)
     given = vars(parser.parse_args(argv))
+    for name, value in given.items():
+        if isinstance(value, int | float) and not (value > 0 or value == 0 and name not in POSITIVE):
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be {'above 0' if name in POSITIVE else '0 or more'}")
     defaults = {"model": TINY_MODEL, "out": None, "resume": None}
     if "resume" in given:
         file = Path(given["resume"]) / "args.json"
@@ -453,9 +458,7 @@ class TransformersSampler:
 
 
 def make_sampler(name, model, tokenizer, rows):
-    """The sampler called `name`; "auto" takes the best there is on this machine. Raises InputError."""
-    if name not in ("auto", "transformers"):
-        raise InputError(f"--sampler {name}: there is auto and transformers")
+    """The sampler called `name`; "auto" takes the best there is on this machine."""
     return TransformersSampler(model, tokenizer, rows)
 
 
@@ -631,8 +634,10 @@ def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask,
         per_token_loss = per_token_loss - entropy_coef * entropy
     if loss_type == "token-mean":
         loss = (per_token_loss * mask).sum() / (num_tokens or mask.sum())
-    else:
+    elif loss_type == "sequence-mean":
         loss = ((per_token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / (num_sequences or len(mask))
+    else:
+        raise ValueError(f"loss_type {loss_type!r}: must be token-mean or sequence-mean")
     return loss, {name: value.sum().item() for name, value in statistics.items()}
 
 

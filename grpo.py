@@ -68,16 +68,17 @@ SETTINGS = {
     "clip_low":          (0.2, 0.2, "how far the ratio may fall below 1; DAPO section 4.1"),
     "clip_high":         (0.28, 0.28, "how far the ratio may rise above 1; DAPO section 4.1"),
     "scale_by_std":      (True, True, "divide advantages by the group's standard deviation; DeepSeekMath section 4.1.2"),
-    "loss_type":         ("token-mean", "token-mean", "token-mean or sequence-mean over the whole batch; DAPO section 3.3"),
+    "loss_type":         ("token-mean", "token-mean", "what weighs the same in the batch's mean; DAPO section 3.3",
+                          ("token-mean", "sequence-mean")),
     "beta":              (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef":      (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
     "eval_sets":         (["HuggingFaceH4/MATH-500@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data"),
     "eval_every":        (20, 10, "steps between evaluations (there is one before step 1 and one at the end)"),
-    "eval_samples":      (4, 4, "responses to each held-out question"),
-    "eval_temperature":  (1.0, 1.0, "sampling temperature in evaluation"),
+    "eval_samples":      (4, 4, "responses to each held-out question; ours"),
+    "eval_temperature":  (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
     "save_every":        (20, 10, "steps between checkpoints"),
     "seed":              (0, 0, "of data order and sampling"),
-    "sampler":           ("auto", "auto", "auto or transformers"),
+    "sampler":           ("auto", "auto", "what samples; auto takes the best there is", ("auto", "transformers")),
     "max_logp_gap":      (0.1, 1e-3, "stop if sampler and trainer disagree by more than this on the mean log-probability of a token"),
     "micro_batch_tokens": (16384, 8192, "tokens, padding included, in one forward and backward pass: memory only"),
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
@@ -182,6 +183,7 @@ def main(argv=None):
         }
         if step % args.eval_every == 0 or step == args.steps:
             metrics |= held_out()
+            metrics["time/evaluate"] = time.time() - clock[-1]
         run.log(step, metrics)
         if step == 1:
             mixed = int((~silent).float().argmax()) * args.group_size

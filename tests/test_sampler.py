@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common import InputError, TransformersSampler, build_prompt, check_gap, collate, completion_logps, make_sampler
+from common import InputError, TransformersSampler, build_prompt, check_gap, collate, completion_logps
 
 
 @pytest.fixture
@@ -98,8 +98,3 @@ def test_the_gap_check_stops_a_run():
     for gap in (0.5, float("nan")):
         with pytest.raises(InputError, match="step 7: sampler and trainer differ"):
             check_gap(7, gap, 1e-3)
-
-
-def test_an_unknown_sampler_is_refused(tiny):
-    with pytest.raises(InputError, match="--sampler turbo"):
-        make_sampler("turbo", *tiny, rows=8)
