@@ -324,6 +324,8 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
     for place, row in read_rows(source):
         question = pick_column(row, [question_column] if question_column else QUESTION_COLUMNS, "--question-column", place)
         answer = pick_column(row, [answer_column] if answer_column else ANSWER_COLUMNS, "--answer-column", place)
+        if not isinstance(question, str) and not (isinstance(question, list) and all(isinstance(m, dict) and "content" in m for m in question)):
+            raise InputError(f"{place}: the question is neither a text nor a list of chat messages; name its column with --question-column")
         answer = str(answer[0] if isinstance(answer, list) else answer)
         answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip()
         ids = build_prompt(tokenizer, question, instruction)

@@ -69,6 +69,8 @@ def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsy
         ([{"problem": "1+1", "answer": ""}], r"line 1: none of answer"),
         ([{"answer": "2"}], r"line 1: none of problem, question, prompt.*--question-column"),
         ([{"problem": "1+1", "answer": "2"}, "{broken"], r"line 2: not valid JSON"),
+        ([{"problem": 7, "answer": "2"}], "line 1: the question is neither a text nor a list of chat messages"),
+        ([{"prompt": ["hello"], "answer": "2"}], "line 1: the question is neither a text nor a list of chat messages"),
         (["[]"], "holds no problem"),
         ([], "holds no problem"),
         (['"text"'], "line 1: none of problem"),

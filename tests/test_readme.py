@@ -1,0 +1,46 @@
+"""What the README promises exists: commands parse, files are there, metrics are logged."""
+
+import re
+import subprocess
+import sys
+
+from conftest import ROOT
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_commands_exist_and_take_their_flags():
+    """Every `python SCRIPT ...` names a script here, and every --flag of it is listed by that script's --help."""
+    commands = re.findall(r"python ((?:\w+/)?\w+\.py)([^\n`&#]*)", README)
+    assert {script for script, _ in commands} >= {"grpo.py", "common.py"}
+    helps = {}
+    for script, rest in commands:
+        assert (ROOT / script).exists(), script
+        flags = re.findall(r"--[\w-]+", rest)
+        if flags and script not in helps:
+            helps[script] = subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True).stdout
+        assert all(re.search(rf"{flag}\b", helps[script]) for flag in flags), (script, flags)
+
+
+def test_settings_named_in_the_text_exist():
+    import grpo
+
+    known = {"--" + name.replace("_", "-") for name in grpo.SETTINGS} | {"--model", "--out", "--resume", "--help"}
+    assert set(re.findall(r"`(--[\w-]+)", README)) <= known
+
+
+def test_installs_and_map_name_files_that_exist():
+    in_map = re.findall(r"^\| `([\w./]+)` \|", README.split("## Map")[1].split("##")[0], re.M)
+    assert len(in_map) >= 6
+    for file in in_map + re.findall(r"pip install -r (\S+)", README) + re.findall(r"\]\((?!http)([^)]+)\)", README):
+        assert (ROOT / file).exists(), file
+
+
+def test_the_install_files_build_on_each_other():
+    assert "-r ../requirements-cpu.txt" in (ROOT / "tests/requirements.txt").read_text()
+    assert "-r requirements-cpu.txt" in (ROOT / "requirements.txt").read_text()
+    assert "vllm" not in (ROOT / "requirements-cpu.txt").read_text()
+
+
+def test_linting():
+    assert subprocess.run([sys.executable, "-m", "ruff", "check", str(ROOT)], capture_output=True).returncode == 0
