@@ -39,24 +39,33 @@ def last_boxed(text):
     return None if found is None else found.strip()
 
 
+def close_up(text):
+    """Join the thousands of a number written with spaces, 14\\,400 or 14 400; any other space between digits stays one: 1 1/2 is not 11/2."""
+    text = re.sub(r"(?<!\\)\\!", "", text)
+    text = re.sub(r"(?<=\d)(?:\\[,; ]|\s|~)+(?=\d{3}(?!\d))", "", text)
+    return re.sub(r"(?<!\\)\\[,; ]|\s|~", " ", text)  # a double backslash ends a row of a matrix
+
+
 def exact_match(gold, answer):
     """True or False where the characters alone decide it (same text; two plain integers), else None."""
-    for layout in ("\\left", "\\right", "\\!", "\\,", "\\;", "\\ ", "$"):
-        gold, answer = gold.replace(layout, ""), answer.replace(layout, "")
-    gold, answer = ("".join(re.sub(r"\\[dt]frac", r"\\frac", text).split()).rstrip(".") for text in (gold, answer))
-    integers = [re.fullmatch(r"([-+]?)0*(\d+)", text, re.ASCII) for text in (gold, answer)]
+    texts = []
+    for text in (gold, answer):
+        text = re.sub(r"\\(?:left|right)(?![A-Za-z])|\$", "", close_up(text))
+        text = re.sub(r"(?<!\d) +| +(?!\d)", "", text)  # only a space between two digits means something
+        texts.append(re.sub(r"\\[dt]frac", r"\\frac", text).rstrip("."))
+    integers = [re.fullmatch(r"([-+]?)0*(\d+)", text, re.ASCII) for text in texts]
     if all(integers):
         a, b = ((m[2], m[1] == "-" and m[2] != "0") for m in integers)
         return a == b
-    return True if gold == answer and gold else None
+    return True if texts[0] == texts[1] != "" else None
 
 
 def compare(gold, answer):
     """math-verify's verdict: "right", "wrong", "unparsed" (it cannot read the answer) or "gold" (nor the gold). May hang or crash."""
     if not gold.strip() or last_boxed(f"\\boxed{{{gold}}}") != gold.strip():
         return "gold"  # empty, or its braces do not match
-    # A thin space between thousands would split a number in two; outside a box, half of LaTeX is not recognised as mathematics.
-    parsed = [math_verify.parse("\\boxed{" + re.sub(r"\\[,!]", "", text) + "}", parsing_timeout=None) for text in (gold, answer)]
+    # Outside a box, half of LaTeX is not recognised as mathematics.
+    parsed = [math_verify.parse("\\boxed{" + close_up(text) + "}", parsing_timeout=None) for text in (gold, answer)]
     if not all(parsed):
         return "unparsed" if parsed[0] else "gold"
     # Gold first: the comparison is not symmetric. An interval may be written as an inequality and the other way round.
@@ -71,7 +80,7 @@ class _Worker:
     def ask(self, pair, seconds):
         """The verdict on a (gold, answer) pair; "timeout" or "crash" if there is none, and then the next call starts a new process."""
         if self.process is None:
-            command = [sys.executable, os.path.abspath(__file__), str(2 * seconds)]
+            command = [sys.executable, os.path.abspath(__file__)]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             if self._exchange(None, 120) != "ready":
                 raise RuntimeError(f"the verifier process does not start; try: {' '.join(command)}")
@@ -83,13 +92,14 @@ class _Worker:
         timer.start()
         try:
             if pair is not None:
-                process.stdin.write(json.dumps(pair) + "\n")
+                process.stdin.write(json.dumps([*pair, 2 * seconds]) + "\n")
                 process.stdin.flush()
             answer = process.stdout.readline().strip()
         except OSError:  # it died before it could read
             answer = ""
         timer.cancel()
-        if not answer:
+        timer.join()  # it may be killing the process just as the answer comes
+        if late.is_set() or not answer:
             self.close()
         return answer or ("timeout" if late.is_set() else "crash")
 
@@ -104,6 +114,7 @@ class _Worker:
 
 
 _WORKERS = [_Worker() for _ in range(min(16, os.cpu_count() or 1))]  # each starts its process when it is first asked
+_ONE_AT_A_TIME = threading.Lock()  # callers on several threads take turns with the workers
 atexit.register(lambda: [worker.close() for worker in _WORKERS])
 
 
@@ -119,7 +130,7 @@ def compare_in_workers(pairs, seconds=5.0):
 
     hands = _WORKERS[: len(todo)]
     if hands:
-        with ThreadPoolExecutor(len(hands)) as threads:
+        with _ONE_AT_A_TIME, ThreadPoolExecutor(len(hands)) as threads:
             try:
                 list(threads.map(work, hands))
             finally:
@@ -158,8 +169,8 @@ def verify(responses, golds, counts=None, seconds=5.0):
     return rewards
 
 
-def serve(watchdog):
-    """Body of a worker: answer pairs from standard input until it closes."""
+def serve():
+    """Body of a worker: answer (gold, answer, seconds) lines from standard input until it closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     with contextlib.suppress(ImportError, ValueError, OSError):
         import resource  # not on Windows
@@ -167,9 +178,10 @@ def serve(watchdog):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_LIMIT, MEMORY_LIMIT))
     print("ready", flush=True)
     for line in sys.stdin:
-        faulthandler.dump_traceback_later(watchdog, exit=True)  # if the parent is gone, nobody else ends a comparison that hangs
+        gold, answer, seconds = json.loads(line)
+        faulthandler.dump_traceback_later(seconds, exit=True)  # if the parent is gone, nobody else ends a comparison that hangs
         try:
-            verdict = compare(*json.loads(line))
+            verdict = compare(gold, answer)
         except Exception:  # odd input makes the parser raise nearly anything
             verdict = "error"
         faulthandler.cancel_dump_traceback_later()
@@ -177,4 +189,4 @@ def serve(watchdog):
 
 
 if __name__ == "__main__":
-    serve(float(sys.argv[1]))
+    serve()
