@@ -1,14 +1,13 @@
 """Plumbing shared by the six scripts: everything that is not a decision of reinforcement learning.
 
-Read it once; no method needs it reopened. In order: settings and the run folder, model and prompts, problems, the sampler,
-log-probabilities, advantages and loss, evaluation, what the user sees. Answers are checked in verifier.py.
+Read it once; no method needs it reopened. In order: settings and the run folder, model and prompts, problems, log-probabilities,
+advantages and loss, evaluation, what the user sees. Responses are drawn in sampler.py and checked in verifier.py.
 
 Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a padded row  N scored tokens  D hidden size  V vocabulary
 """
 
 import argparse
 import atexit
-import dataclasses
 import hashlib
 import json
 import math
@@ -17,6 +16,7 @@ import platform
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,7 +27,7 @@ import datasets
 import matplotlib
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from verifier import last_boxed, readable, verify
@@ -36,7 +36,8 @@ ROOT = Path(__file__).resolve().parent
 TINY_MODEL = "tiny/model"  # the embedded model: what a script trains when it is given no --model
 POSITIVE = ("prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every", "eval_samples", "save_every",
             "micro_batch_tokens", "sample_rows")  # numbers that may not be 0; none may be negative
-CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume")  # settings that --resume may change: they cannot alter a step
+TIMED = ("sync", "sample", "verify", "train")  # the phases of a step
+CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume")  # settings that --resume may change
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
@@ -109,6 +110,8 @@ class Run:
             if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise InputError(f"--out {self.out}: exists and is not empty; continue the run in it with --resume {self.out}, or name another")
         atexit.register(self.tidy)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, self.stop)
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             args.out = str(self.out)
@@ -123,6 +126,10 @@ class Run:
         if self.metrics_file.exists():
             write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
         print(f"run folder: {self.out}" + (f"   (resumed after step {max(reached, 0)})" if args.resume else ""))
+
+    def stop(self, signal_number, frame):
+        """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and verifier."""
+        raise SystemExit(f"stopped by {signal.Signals(signal_number).name}; continue with --resume {self.out}")
 
     def tidy(self):
         """A start that failed before there was anything to keep leaves no folder behind."""
@@ -178,7 +185,8 @@ class Run:
             self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
         if "reward" in metrics:
             shown = {"reward": "reward", "silent": "frac_reward_zero_std", "length": "completions/mean_length"}
-            self.bar.set_postfix_str(", ".join(f"{word} {metrics[name]:.3g}" for word, name in shown.items()))
+            seconds = [f"{name[5:]} {value:.1f}" for name, value in metrics.items() if name.startswith("time/") and name[5:] in TIMED]
+            self.bar.set_postfix_str(", ".join(f"{word} {metrics[name]:.3g}" for word, name in shown.items()) + "; s: " + ", ".join(seconds))
 
     def progress(self, first, last):
         """A progress bar over steps first..last."""
@@ -241,12 +249,6 @@ def load_model(path):
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def stop_ids(model, tokenizer):
-    """Ids that end a response: the tokenizer's and those of the model's generation settings."""
-    listed = model.generation_config.eos_token_id
-    return {i for i in [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])] if i is not None}
-
-
 def build_prompt(tokenizer, problem, instruction):
     """Token ids of one question, as the model sees it in training and in evaluation alike.
 
@@ -263,7 +265,7 @@ def build_prompt(tokenizer, problem, instruction):
 # ---- problems ------------------------------------------------------------------------------------------------------------
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
-ANSWER_COLUMNS = ("answer", "reward_model.ground_truth", "solution")
+ANSWER_COLUMNS = ("answer", "final_answer", "reward_model.ground_truth", "solution")
 
 
 def read_rows(source):
@@ -316,7 +318,8 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
     """Problems with a checkable answer -> list of {"id", "problem", "answer", "prompt_ids", "place", and "level" where the source has it}.
 
     problem is a text or a list of chat messages, answer a text. A worked solution is reduced to its last box, or to what follows
-    `####`. Problems whose answer math-verify cannot read could never be rewarded: they are dropped, counted and listed.
+    `####`; of several answers in a list the first is taken. Problems whose answer math-verify cannot read could never be rewarded:
+    they are dropped, counted and listed.
     Raises InputError for an unreadable source, a row without question or answer (with its line), an empty set, or a prompt of more
     than longest_prompt tokens.
     """
@@ -327,13 +330,15 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
         if not isinstance(question, str) and not (isinstance(question, list) and all(isinstance(m, dict) and "content" in m for m in question)):
             raise InputError(f"{place}: the question is neither a text nor a list of chat messages; name its column with --question-column")
         answer = str(answer[0] if isinstance(answer, list) else answer)
-        answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip()
+        answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip().strip("$")
+        if isinstance(question, str) and isinstance(row.get("context"), str) and row["context"].strip():  # OlympiadBench keeps it apart
+            question = f"{row['context'].strip()}\n{question}"
         ids = build_prompt(tokenizer, question, instruction)
         if len(ids) > longest_prompt:
             raise InputError(f"{place}: the prompt has {len(ids)} tokens, but beside --max-tokens the model's context has room for "
                              f"{longest_prompt}; lower --max-tokens or take the problem out")
         problem = {"id": len(problems), "problem": question, "answer": answer, "prompt_ids": ids, "place": place}
-        problems.append(problem | ({"level": row["level"]} if "level" in row else {}))
+        problems.append(problem | ({"level": str(row["level"]).removeprefix("Level ")} if "level" in row else {}))
     if not problems:
         raise InputError(f"data {source}: holds no problem")
     usable = readable([p["answer"] for p in problems])
@@ -368,100 +373,6 @@ class Shuffled:
 
     def load_state_dict(self, state):
         self.drawn = state["drawn"]
-
-
-# ---- the sampler ---------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Rollout:
-    """One sampled response, with all that training on it needs."""
-
-    prompt_ids: list  # what the model was given: the prompt and whatever opening was put after it
-    completion_ids: list  # what it wrote, the end-of-sequence token included
-    logps: list  # log-probability of each of those tokens under the distribution it was drawn from
-    finished: bool  # ended by itself, not by the length limit
-    temperature: float = 1.0
-    reward: float = 0.0
-    advantage: float = 0.0
-
-
-class TransformersSampler:
-    """Samples with the training model itself, wherever there is no inference engine. Always up to date: sync() has nothing to do.
-
-    rows: how many sequences are sampled side by side (memory only).
-    """
-
-    def __init__(self, model, tokenizer, rows):
-        self.model, self.rows, self.stop = model, rows, torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
-
-    def sync(self):
-        pass
-
-    @torch.inference_mode()
-    def generate(self, contexts, n, temperature, max_tokens, seed):
-        """n samples from each context -> list of Rollout, sample j of context i at place i * n + j.
-
-        contexts: lists of token ids (a prompt, or a prompt and the opening of the answer). temperature: one number, or one for each
-        context; 0 is greedy. Nothing but the temperature shapes the distribution: no top-k, no top-p.
-        """
-        temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
-        generator = torch.Generator(self.model.device).manual_seed(seed)
-        rollouts = [None] * (len(contexts) * n)
-        by_length = sorted(range(len(rollouts)), key=lambda row: len(contexts[row // n]))  # rows of like length together: little padding
-        for start in range(0, len(by_length), self.rows):
-            rows = by_length[start : start + self.rows]
-            batch = self._batch([contexts[row // n] for row in rows], [temperatures[row // n] for row in rows], max_tokens, generator)
-            for row, rollout in zip(rows, batch, strict=True):
-                rollouts[row] = rollout
-        return rollouts
-
-    def _batch(self, contexts, temperatures, max_tokens, generator):
-        device, width = self.model.device, max(map(len, contexts))
-        distinct = [i for i in range(len(contexts)) if i == 0 or contexts[i] is not contexts[i - 1]]  # a group reads its prompt once
-        copies = torch.tensor([b - a for a, b in zip(distinct, distinct[1:] + [len(contexts)], strict=True)], device=device)
-        ids = torch.tensor([[0] * (width - len(contexts[i])) + contexts[i] for i in distinct], device=device)
-        mask = torch.tensor([[0] * (width - len(contexts[i])) + [1] * len(contexts[i]) for i in distinct], device=device)
-        cache = DynamicCache()
-        logits = self._next(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
-        spread = torch.arange(len(distinct), device=device).repeat_interleave(copies)
-        cache.batch_select_indices(spread)
-        logits, mask = logits[spread], mask[spread]
-
-        heat = torch.tensor(temperatures, device=device, dtype=torch.float32)[:, None]
-        tokens = torch.zeros(len(contexts), max_tokens, dtype=torch.long, device=device)
-        logps = torch.zeros(len(contexts), max_tokens, device=device)
-        lengths = torch.full((len(contexts),), max_tokens, device=device)
-        finished = torch.zeros(len(contexts), dtype=torch.bool, device=device)
-        alive = torch.arange(len(contexts), device=device)  # which row each line of the shrinking batch is
-        for t in range(max_tokens):
-            scaled = (logits / torch.where(heat > 0, heat, 1.0)).log_softmax(-1)
-            token = torch.multinomial(scaled.exp(), 1, generator=generator)
-            token = torch.where(heat > 0, token, scaled.argmax(-1, keepdim=True))
-            tokens[alive, t], logps[alive, t] = token[:, 0], scaled.gather(1, token)[:, 0]
-            ended = torch.isin(token[:, 0], self.stop) & ~finished[alive]
-            lengths[alive[ended]], finished[alive[ended]] = t + 1, True
-            going = ~finished[alive]
-            if t + 1 == max_tokens or not going.any():
-                break
-            if going.sum() < 0.8 * len(alive):  # finished rows are let go, but not one by one: each time the cache is copied
-                keep = going.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                alive, heat, mask, token = alive[keep], heat[keep], mask[keep], token[keep]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
-        rows = zip(contexts, lengths.tolist(), tokens.tolist(), logps.tolist(), finished.tolist(), temperatures, strict=True)
-        return [Rollout(context, ids[:size], values[:size], ended, heat) for context, size, ids, values, ended, heat in rows]
-
-    def _next(self, ids, mask, positions, cache):
-        """Logits (rows, V) of the next token, in float32."""
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
-
-
-def make_sampler(name, model, tokenizer, rows):
-    """The sampler called `name`; "auto" takes the best there is on this machine."""
-    return TransformersSampler(model, tokenizer, rows)
 
 
 # ---- log-probabilities, advantages, loss ---------------------------------------------------------------------------------
@@ -543,6 +454,7 @@ def collate(rollouts, device="cpu", padding_side="right"):
     input_ids, attention_mask, position_ids (B, L); completion_mask, sampling_per_token_logps (B, L-1): column t is about predicting
     token t+1; advantages, temperatures (B,). Masks come from lengths: a padding or end token inside a response is an ordinary token.
 
+    >>> from sampler import Rollout
     >>> batch = collate([Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True), Rollout([5], [9, 9, 9], [0.0] * 3, False)])
     >>> batch["input_ids"].tolist()               # prompt 5 6 7, response 8 2;    prompt 5, response 9 9 9, one padding token
     [[5, 6, 7, 8, 2], [5, 9, 9, 9, 0]]
@@ -586,12 +498,26 @@ def completion_logps(model, batch, temperatures):
     return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x) for x in scored)
 
 
-def check_gap(step, mean_gap, limit):
-    """Raise InputError if sampler and trainer disagree about the log-probabilities of the tokens just sampled."""
-    if not mean_gap <= limit:  # written so that NaN fails as well
+def sampling_gap(batches, step, limit):
+    """How far the trainer's log-probabilities are from the sampler's, over the scored tokens of all micro-batches -> dict of metrics.
+
+    batches: collated, with old_per_token_logps. The importance sampling ratio is exp(trainer - sampler). Raises InputError if the mean
+    absolute difference exceeds limit (nats) or is not a number.
+    """
+    parts = [(b["old_per_token_logps"] - b["sampling_per_token_logps"])[b["completion_mask"]] for b in batches]
+    difference = torch.cat(parts).double()
+    gap = difference.abs().mean().item()
+    if not gap <= limit:  # written so that NaN fails as well
         raise InputError(
-            f"step {step}: sampler and trainer differ by {mean_gap:.2g} in the log-probability of the mean token (--max-logp-gap {limit:g}): "
-            "they do not run the same weights, or not at the same temperature; stopped before the update")
+            f"step {step}: sampler and trainer differ by {gap:.2g} nats on the log-probability of the mean token; --max-logp-gap is {limit:g}. "
+            "Likely causes: the sampler did not get the last weights (sync); its cache still holds the old ones' (prefix cache); a tied output head "
+            "that was not sent; another temperature in scoring than in sampling. Stopped before the update")
+    return {
+        "sampling/sampling_logp_difference/mean": gap,
+        "sampling/sampling_logp_difference/max": difference.abs().max().item(),
+        "sampling/importance_sampling_ratio/mean": difference.exp().mean().item(),
+        "sampling/importance_sampling_ratio/max": difference.exp().max().item(),
+    }
 
 
 def group_advantages(rewards, scale_by_std=True, eps=1e-4):
@@ -608,7 +534,7 @@ def group_advantages(rewards, scale_by_std=True, eps=1e-4):
 
 
 def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, clip_low=0.2, clip_high=0.2, loss_type="token-mean",
-              num_tokens=None, num_sequences=None, ref_per_token_logps=None, beta=0.0, entropy=None, entropy_coef=0.0):
+              num_tokens=None, num_sequences=None, importance_weights=None, ref_per_token_logps=None, beta=0.0, entropy=None, entropy_coef=0.0):
     """The clipped policy-gradient loss of GRPO -> (loss, statistics).
 
         ratio = exp(per_token_logps - old_per_token_logps)
@@ -617,13 +543,16 @@ def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask,
     Log-probs, mask and entropy (B, L-1); advantages (B,) or (B, L-1). loss_type "token-mean": every token weighs the same (DAPO, arXiv
     2503.14476, equation 8); "sequence-mean": every sequence does (DeepSeekMath, equation 3). The mean runs over the whole batch:
     num_tokens and num_sequences are the batch's, of which this may be one part; the losses of the parts then add up to the whole.
-    KL is the estimator exp(d) - d - 1 with d = ref - policy (DeepSeekMath, equation 4). statistics: sums over this part's tokens.
+    importance_weights (B, L-1), without gradient, correct for a sampler whose probabilities are not quite the trainer's: they multiply
+    the policy term. KL is the estimator exp(d) - d - 1 with d = ref - policy (DeepSeekMath, equation 4). statistics: sums over this part's tokens.
     """
     mask = completion_mask.to(per_token_logps.dtype)
     advantages = advantages if advantages.dim() == 2 else advantages[:, None]
     ratio = (per_token_logps - old_per_token_logps).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     per_token_loss = -torch.min(ratio * advantages, clipped * advantages)
+    if importance_weights is not None:
+        per_token_loss = per_token_loss * importance_weights
     statistics = {
         "clip_ratio/low_mean": ((ratio < 1 - clip_low) & (advantages < 0)) * mask,
         "clip_ratio/high_mean": ((ratio > 1 + clip_high) & (advantages > 0)) * mask,
@@ -667,8 +596,8 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed)
         score_rollouts(rollouts, [p["answer"] for p in problems for _ in range(n)], tokenizer)
         right = [int(sum(r.reward for r in rollouts[i * n : (i + 1) * n])) for i in range(len(problems))]
         parts = {name: range(len(problems))}
-        for level in sorted({str(p["level"]) for p in problems if "level" in p}):
-            parts[f"{name}/level {level}"] = [i for i, p in enumerate(problems) if str(p.get("level")) == level]
+        for level in sorted({p["level"] for p in problems if "level" in p}):
+            parts[f"{name}/level {level}"] = [i for i, p in enumerate(problems) if p.get("level") == level]
         for part, members in parts.items():
             rates = torch.tensor([right[i] / n for i in members], dtype=torch.float64)
             metrics[f"eval/{part}/avg@{n}"] = rates.mean().item()

@@ -27,9 +27,9 @@ from collections import Counter
 import torch
 
 from common import (
+    TIMED,
     Run,
     Shuffled,
-    check_gap,
     collate,
     completion_logps,
     derive_seed,
@@ -38,14 +38,15 @@ from common import (
     grpo_loss,
     load_model,
     load_problems,
-    make_sampler,
     micro_batches,
     parse_settings,
+    sampling_gap,
     score_rollouts,
     set_name,
     show_group,
     show_roles,
 )
+from sampler import make_sampler
 
 SETTINGS = {
     # name:            (with --model, tiny, meaning; source of the left value)
@@ -72,14 +73,19 @@ SETTINGS = {
                           ("token-mean", "sequence-mean")),
     "beta":              (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef":      (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
-    "eval_sets":         (["HuggingFaceH4/MATH-500@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data"),
+    "eval_sets":         (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test", "math-ai/amc23@test"],
+                          ["tiny/test.jsonl"],
+                          "held-out problem sets, as for --data; ours"),
     "eval_every":        (20, 10, "steps between evaluations (there is one before step 1 and one at the end)"),
     "eval_samples":      (4, 4, "responses to each held-out question; ours"),
     "eval_temperature":  (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
     "save_every":        (20, 10, "steps between checkpoints"),
     "seed":              (0, 0, "of data order and sampling"),
-    "sampler":           ("auto", "auto", "what samples; auto takes the best there is", ("auto", "transformers")),
-    "max_logp_gap":      (0.1, 1e-3, "stop if sampler and trainer disagree by more than this on the mean log-probability of a token"),
+    "importance_cap":    (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; ours, as verl's default threshold"),
+    "max_logp_gap":      (0.1, 2e-5, "stop if sampler and trainer differ by more nats on the mean token; bfloat16 engine, float32"),
+    "sampler":           ("auto", "auto", "what draws responses; auto: vllm if there is a GPU", ("auto", "vllm", "transformers")),
+    "engine_memory":     (0.4, 0.4, "share of the GPU's memory that vLLM may hold while it samples"),
+    "tensor_parallel":   (1, 1, "GPUs that share one vLLM engine"),
     "micro_batch_tokens": (16384, 8192, "tokens, padding included, in one forward and backward pass: memory only"),
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
     "threads":           (0, 1, "CPU threads of torch, 0 for its own choice; tensors as small as the embedded model's lose by sharing"),
@@ -90,19 +96,20 @@ def main(argv=None):
     # ---- (a) set up ------------------------------------------------------------------------------------------------------
     args = parse_settings(__doc__, SETTINGS, argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    torch.manual_seed(args.seed)
     run = Run(args, __file__)
     model, tokenizer = load_model(run.checkpoint or args.model)
     reference = load_model(args.model)[0] if args.beta else None
     prompting = {"instruction": args.instruction, "longest_prompt": model.config.max_position_embeddings - args.max_tokens}
     problems = load_problems(args.data, tokenizer, question_column=args.question_column, answer_column=args.answer_column, **prompting)
     eval_sets = {set_name(source): load_problems(source, tokenizer, **prompting) for source in args.eval_sets}
-    sampler = make_sampler(args.sampler, model, tokenizer, args.sample_rows)
+    sampler = make_sampler(args.sampler, model, tokenizer, args.sample_rows, memory=args.engine_memory, tensor_parallel=args.tensor_parallel)
+    torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
     optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
     order = Shuffled(problems, args.seed)
     done = run.restore(optimizer, order=order)
 
     def held_out():
+        sampler.sync()
         return evaluate(
             sampler, tokenizer, eval_sets, n=args.eval_samples, temperature=args.eval_temperature,
             max_tokens=args.max_tokens, seed=derive_seed(args.seed, "eval"))
@@ -114,9 +121,11 @@ def main(argv=None):
 
         # ---- (b) sample --------------------------------------------------------------------------------------------------
         sampler.sync()
+        clock.append(time.time())
         questions = order.draw(args.prompts_per_step)
         contexts = [q["prompt_ids"] for q in questions]
         rollouts = sampler.generate(contexts, args.group_size, args.temperature, args.max_tokens, derive_seed(args.seed, "sample", step))
+        sampler.sleep()
         clock.append(time.time())
 
         # ---- (c) verify and advantage ------------------------------------------------------------------------------------
@@ -136,15 +145,15 @@ def main(argv=None):
         batches = [collate(part, model.device) for part in micro_batches(trained, args.micro_batch_tokens)]
         for group in optimizer.param_groups:
             group["lr"] = args.lr * min(1.0, step / max(1, args.warmup_steps))
-        sums, grad_norm, gap_max = Counter(), 0.0, 0.0
+        sums, grad_norm, gap = Counter(), 0.0, {}
         for update in range(args.updates_per_batch if batches else 0):  # with no signal at all the weights stay where they are
             for batch in batches:
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
                 if update == 0:  # the weights that sampled, so the ratio starts at exactly 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
-                    gap = (per_token_logps - batch["sampling_per_token_logps"]).detach().abs()
-                    sums["gap"] += gap.sum().item()
-                    gap_max = max(gap_max, gap.max().item())
+                    if args.importance_cap:
+                        ratio = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).exp()
+                        batch["importance_weights"] = ratio.clamp(max=args.importance_cap)
                     sums["entropy"] += entropy.detach().sum().item()
                     if reference:
                         with torch.no_grad():
@@ -152,11 +161,12 @@ def main(argv=None):
                 loss, statistics = grpo_loss(
                     per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"], clip_low=args.clip_low,
                     clip_high=args.clip_high, loss_type=args.loss_type, num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
-                    ref_per_token_logps=batch.get("ref_per_token_logps"), entropy=entropy, entropy_coef=args.entropy_coef)
+                    ref_per_token_logps=batch.get("ref_per_token_logps"), entropy=entropy, entropy_coef=args.entropy_coef,
+                    importance_weights=batch.get("importance_weights"))
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
-                check_gap(step, sums["gap"] / trained_tokens, args.max_logp_gap)
+                gap = sampling_gap(batches, step, args.max_logp_gap)
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm).item()
             optimizer.step()
             optimizer.zero_grad()
@@ -173,13 +183,14 @@ def main(argv=None):
             "loss": sums["loss"] / args.updates_per_batch,  # near 0 on policy whatever happens: look at reward and grad_norm
             "grad_norm": grad_norm,
             "entropy": sums["entropy"] / trained_tokens,
-            "sampling/sampling_logp_difference/mean": sums["gap"] / trained_tokens,
-            "sampling/sampling_logp_difference/max": gap_max,
+            **gap,
             **{name: sums[name] / (trained_tokens * args.updates_per_batch) for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl")},
             "lr": optimizer.param_groups[0]["lr"],
             "num_tokens": run.last("num_tokens") + num_tokens + sum(map(len, contexts)) * args.group_size,
             **counts,
-            **{f"time/{phase}": b - a for phase, a, b in zip(("sample", "verify", "train"), clock, clock[1:])},
+            **{f"time/{phase}": after - before for phase, before, after in zip(TIMED, clock, clock[1:])},
+            "time/sampled_tokens_per_s": num_tokens / (clock[2] - clock[1]),
+            "time/trained_tokens_per_s": trained_tokens / (clock[4] - clock[3]),
         }
         if step % args.eval_every == 0 or step == args.steps:
             metrics |= held_out()
@@ -192,6 +203,7 @@ def main(argv=None):
         if step % args.save_every == 0 or step == args.steps:
             run.save(step, model, tokenizer, optimizer, order=order)
     run.finish()
+    sampler.close()
 
 
 if __name__ == "__main__":
