@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import common
-from common import Rollout, collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
+from common import collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
+from sampler import Rollout
 
 # ---- advantages ----
 
@@ -70,6 +71,13 @@ def test_kl_and_entropy_by_hand():
     assert statistics["kl"] == pytest.approx(3 * kl)
     entropy = torch.tensor([[1.0, 2.0], [4.0, 99.0]], dtype=torch.float64)
     assert loss_of(entropy=entropy, entropy_coef=0.3)[0].item() == pytest.approx(plain - 0.3 * 7 / 3)
+
+
+def test_importance_weights_multiply_the_policy_term_alone():
+    weights = torch.tensor([[2.0, 1.0], [0.5, 9.0]], dtype=torch.float64)
+    assert loss_of(importance_weights=weights)[0].item() == pytest.approx(-(2 * 1.28 + 0.9 - 0.5 * 1.6) / 3)
+    entropy = torch.ones(2, 2, dtype=torch.float64)
+    assert loss_of(importance_weights=0 * weights, entropy=entropy, entropy_coef=0.3)[0].item() == pytest.approx(-0.3)
 
 
 def test_a_clipped_token_has_no_gradient_and_the_others_have_theirs():

@@ -7,7 +7,7 @@ import datasets
 import pytest
 from conftest import ROOT
 
-from common import InputError, Shuffled, build_prompt, load_problems, set_name
+from common import InputError, Shuffled, build_prompt, load_problems, set_name, verify
 from tiny import make
 
 
@@ -35,6 +35,33 @@ def test_common_schemas(tmp_path, tiny, row, answer):
     assert (problem["problem"], problem["answer"]) == ("1+1", answer)
 
 
+HUB_ROWS = {  # one row of each public set, with its columns and the kinds of its values; the contents are ours
+    "open-r1/DAPO-Math-17k-Processed:en": {
+        "prompt": "1+1", "solution": "2", "data_source": "math_dapo", "ability": "MATH", "source_prompt": [{"content": "Solve 1+1", "role": "user"}],
+        "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"}, "extra_info": {"index": "a"}},
+    "agentica-org/DeepScaleR-Preview-Dataset": {"problem": "1+1", "answer": "2", "solution": "It is 3."},
+    "DigitalLearningGmbH/MATH-lighteval": {"problem": "1+1", "level": "Level 5", "type": "Algebra", "solution": r"So $\boxed{2}$."},
+    "HuggingFaceH4/MATH-500@test": {
+        "problem": "1+1", "solution": r"$\boxed{3}$", "answer": "2", "subject": "Algebra", "level": 5, "unique_id": "test/algebra/1.json"},
+    "HuggingFaceH4/aime_2024": {"id": 60, "problem": "1+1", "solution": "long", "answer": "2", "url": "u", "year": "2024"},
+    "math-ai/aime24@test": {"id": 60, "problem": "1+1", "solution": r"\boxed{2}", "url": "u"},
+    "math-ai/aime25@test": {"problem": "1+1", "answer": "2", "id": "0"},
+    "math-ai/amc23@test": {"id": 0, "question": "1+1", "answer": 2.0, "url": "u"},
+    "math-ai/minervamath@test": {"question": "1+1", "answer": "2"},
+    "Hothan/OlympiadBench:OE_TO_maths_en_COMP": {
+        "id": 1606, "question": "+1", "solution": ["long"], "final_answer": ["$2$"], "context": "1", "image_1": None, "modality": "Text-only",
+        "is_multiple_answer": False, "unit": None, "answer_type": "Numerical", "language": "English"},
+}
+
+
+@pytest.mark.parametrize("name", HUB_ROWS)
+def test_rows_of_the_public_sets(tmp_path, tiny, name):
+    """A local file with the same columns gives the same problem; the answer is right where it should be."""
+    (problem,) = load(tmp_path, tiny, [HUB_ROWS[name]])
+    assert problem["problem"].replace("\n", "") == "1+1" and verify([r"\boxed{2}", r"\boxed{3}"], [problem["answer"]] * 2) == [1.0, 0.0]
+    assert problem.get("level") in (None, "5")
+
+
 def test_chat_messages_are_taken_as_they_are(tmp_path, tiny):
     """A prompt that is a list of messages brings its own instruction: none is added."""
     row = {"prompt": [{"role": "user", "content": "1+1"}], "reward_model": {"ground_truth": "2"}}
@@ -53,7 +80,7 @@ def test_json_and_parquet_files(tmp_path, tiny):
     datasets.Dataset.from_list(rows).to_parquet(str(tmp_path / "a.parquet"))
     for name in ("a.json", "a.parquet"):
         problems = load_problems(str(tmp_path / name), tiny[1])
-        assert [(p["problem"], p["answer"], p["level"]) for p in problems] == [("1+1", "2", 1), ("2+2", "4", 3)]
+        assert [(p["problem"], p["answer"], p["level"]) for p in problems] == [("1+1", "2", "1"), ("2+2", "4", "3")]
 
 
 def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsys):

@@ -32,7 +32,7 @@ def test_settings_named_in_the_text_exist():
 def test_installs_and_map_name_files_that_exist():
     in_map = re.findall(r"^\| `([\w./]+)` \|", README.split("## Map")[1].split("##")[0], re.M)
     assert len(in_map) >= 6
-    for file in in_map + re.findall(r"pip install -r (\S+)", README) + re.findall(r"\]\((?!http)([^)]+)\)", README):
+    for file in in_map + re.findall(r"pip install -r (\S+)", README) + re.findall(r"\]\((?!http|#)([^)]+)\)", README):
         assert (ROOT / file).exists(), file
 
 

@@ -94,6 +94,61 @@ def test_a_killed_run_resumes_to_the_last_bit(whole_run, few, tmp_path):
         assert not list(folder.glob("*.partial"))
 
 
+def children(pid):
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True).stdout.split()
+    found = [int(child) for child, parent in zip(listed[::2], listed[1::2], strict=True) if int(parent) == pid]
+    return found + [grandchild for child in found for grandchild in children(child)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs ps and signals")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_everything_and_the_run_goes_on_later(whole_run, few, tmp_path, number):
+    """Within 10 seconds, with one line, no process left behind, and a checkpoint that continues to the same metrics."""
+    folder = tmp_path / "run"
+    process = start("grpo.py", *SMALL, *few, "--out", str(folder))
+    while not (folder / "checkpoint-000002").exists() and process.poll() is None:
+        time.sleep(0.05)
+    family = children(process.pid)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=10)
+    assert process.returncode == 1 and "Traceback" not in printed
+    assert printed.splitlines()[-1].endswith(f"stopped by {number.name}; continue with --resume {folder}")
+    assert not [pid for pid in family if os.path.exists(f"/proc/{pid}")]
+    grpo.main(["--resume", str(folder)])
+    assert rows_of(folder) == rows_of(whole_run[0])
+
+
+@pytest.mark.parametrize("phase", ["score_rollouts", "grpo_loss", "evaluate"])
+def test_an_exception_in_any_phase_leaves_a_checkpoint_and_no_process(few, tmp_path, phase):
+    """The phase fails in the middle of the run, while a verifier process is busy with an answer that hangs."""
+    folder, log = tmp_path / "run", tmp_path / "pid"
+    code = f"""
+import sys, threading, grpo, verifier
+def busy():
+    worker = verifier._WORKERS[0]
+    threading.Thread(target=worker.ask, args=(("5", "10^{{10^{{10}}}}"), 60), daemon=True).start()
+    while worker.process is None: pass
+    open({str(log)!r}, "w").write(str(worker.process.pid))
+real, calls = grpo.{phase}, []
+def failing(*args, **settings):
+    calls.append(1)
+    if len(calls) == (3 if {phase!r} == "evaluate" else 4):
+        busy()
+        raise ValueError("planted")
+    return real(*args, **settings)
+grpo.{phase} = failing
+grpo.main({[*SMALL, *few, "--out", str(folder)]!r})
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.05)
+    printed, _ = process.communicate(timeout=10)
+    assert process.returncode == 1 and "ValueError: planted" in printed
+    assert not os.path.exists(f"/proc/{log.read_text()}") or sys.platform == "win32"
+    grpo.main(["--resume", str(folder), "--steps", "4"])
+    assert rows_of(folder)[-1]["step"] == 4
+
+
 def test_resume_continues_the_optimizer_and_the_order(whole_run, few, tmp_path):
     """Stopped on purpose after 4 steps and continued to 8: the same run. (Also when the kills above happened to come before the first checkpoint.)"""
     grpo.main([*SMALL, *few, "--steps", "4", "--eval-every", "3", "--out", str(tmp_path / "run")])

@@ -1,9 +1,12 @@
 """The sampler: what it draws, from which distribution, and the log-probabilities it reports."""
 
+import math
+
 import pytest
 import torch
 
-from common import InputError, TransformersSampler, build_prompt, check_gap, collate, completion_logps
+from common import InputError, build_prompt, collate, completion_logps, sampling_gap
+from sampler import TransformersSampler
 
 
 @pytest.fixture
@@ -93,8 +96,18 @@ def test_an_opening_is_simply_more_ids(tiny, sampler, prompts):
     assert tiny[1].decode(rollout.completion_ids).startswith("39-18=")
 
 
-def test_the_gap_check_stops_a_run():
-    check_gap(1, 1e-6, 1e-3)
-    for gap in (0.5, float("nan")):
-        with pytest.raises(InputError, match="step 7: sampler and trainer differ"):
-            check_gap(7, gap, 1e-3)
+def test_the_gap_by_hand():
+    batch = {
+        "old_per_token_logps": torch.tensor([[-1.0, -2.0, 9.0]]),
+        "sampling_per_token_logps": torch.tensor([[-1.0, -2.5, 0.0]]),
+        "completion_mask": torch.tensor([[True, True, False]]),
+    }
+    gap = sampling_gap([batch], 1, limit=1.0)  # differences 0 and 0.5, ratios 1 and exp(0.5)
+    assert gap["sampling/sampling_logp_difference/mean"] == 0.25 and gap["sampling/sampling_logp_difference/max"] == 0.5
+    assert gap["sampling/importance_sampling_ratio/max"] == pytest.approx(math.exp(0.5))
+    assert gap["sampling/importance_sampling_ratio/mean"] == pytest.approx((1 + math.exp(0.5)) / 2)
+    with pytest.raises(InputError, match="step 7: sampler and trainer differ by 0.25 nats.*did not get the last weights"):
+        sampling_gap([batch], 7, limit=0.2)
+    batch["sampling_per_token_logps"] = torch.tensor([[float("nan"), -2.5, 0.0]])
+    with pytest.raises(InputError, match="differ by nan"):
+        sampling_gap([batch], 7, limit=0.2)

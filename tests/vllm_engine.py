@@ -1,0 +1,162 @@
+"""VLLMSampler against the model it serves, in float32 on a CPU. Run by tests/test_vllm.py; or, where vLLM is: pytest tests/vllm_engine.py"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT
+from test_run import SMALL, children, few, rows_of, start  # noqa: F401
+from vllm_models import NAMES, compare, contexts, largest_gap, make, perturb
+
+import common
+import grpo
+import sampler as samplers
+from common import InputError, sampling_gap
+from sampler import VLLMSampler, make_sampler
+
+LIMIT = 1e-4  # nats, the largest difference of any token; 5e-5 was the largest measured
+HEATS = [0.7, 1.0, 1.3]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def pair(request):
+    """(model, sampler, prompts): 9 short prompts and 3 longer than a block of the prefix cache (128 tokens)."""
+    model, tokenizer = make(request.param)
+    sampler = VLLMSampler(model, tokenizer, rows=64)
+    sampler.sync()
+    yield model, sampler, contexts(model, 9, 4, 24) + contexts(model, 3, 150, 190)
+    sampler.close()
+    sampler.close()  # a second time does nothing
+
+
+def test_parity_at_three_temperatures_in_one_batch(pair):
+    model, sampler, prompts = pair
+    rollouts = sampler.generate(prompts, 4, HEATS * 4, 32, seed=1)
+    assert largest_gap(model, rollouts) < LIMIT
+    wrong = [r for r in rollouts if r.temperature == 1.3]
+    for rollout in wrong:
+        rollout.temperature = 1.0
+    assert largest_gap(model, wrong) > 0.05  # scored at another temperature it shows
+
+
+def test_rows_stops_and_limits(pair):
+    model, sampler, prompts = pair
+    rollouts = sampler.generate(prompts, 3, HEATS * 4, 20, seed=2)
+    assert [r.prompt_ids for r in rollouts] == [p for p in prompts for _ in range(3)]
+    assert [r.temperature for r in rollouts] == [t for t in HEATS * 4 for _ in range(3)]
+    for r in rollouts:
+        assert r.finished == (r.completion_ids[-1] == 2) and 2 not in r.completion_ids[:-1]
+        assert len(r.logps) == len(r.completion_ids) and (r.finished or len(r.completion_ids) == 20)
+
+
+def test_same_seed_same_samples_and_no_global_generator_is_touched(pair):
+    _, sampler, prompts = pair
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    first, again, other = ([r.completion_ids for r in sampler.generate(prompts[:3], 8, 1.3, 16, seed)] for seed in (5, 5, 6))
+    assert first == again != other and len(set(map(tuple, first))) > 3
+    assert torch.rand(1) == expected
+
+
+def test_three_syncs_bring_the_new_weights(pair):
+    model, sampler, prompts = pair
+    for turn in range(3):
+        perturb(model, turn)
+        assert largest_gap(model, sampler.generate(prompts, 2, HEATS * 4, 32, turn)) > 0.1  # without one, the old weights sample
+        sampler.sync()
+        for again in range(2):  # the second time from the prefix cache
+            assert largest_gap(model, sampler.generate(prompts, 2, HEATS * 4, 32, 10 * again + turn)) < LIMIT
+
+
+def test_a_cache_that_was_not_reset_is_caught_by_the_guard(pair, monkeypatch):
+    """The negative control. Only prompts longer than a block are wrong, so this is the least visible of the causes."""
+    model, sampler, prompts = pair
+    sampler.generate(prompts, 2, 1.0, 8, 1)
+    perturb(model, 9)
+    with monkeypatch.context() as patch:
+        patch.setattr(sampler, "_reset_cache", lambda: None)
+        sampler.sync()
+    limit = grpo.SETTINGS["max_logp_gap"][1]
+    with pytest.raises(InputError, match="prefix cache"):
+        sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
+    sampler.sync()
+    sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
+
+
+def test_several_stop_ids(pair, monkeypatch):
+    model, sampler, prompts = pair
+    stop = {2, *range(20, 60)}
+    monkeypatch.setattr(sampler, "stop", sorted(stop))
+    rollouts = sampler.generate(prompts, 8, 1.3, 32, 3)
+    assert len({r.completion_ids[-1] for r in rollouts if r.finished}) > 1
+    assert all(r.finished == (r.completion_ids[-1] in stop) and not stop & set(r.completion_ids[:-1]) for r in rollouts)
+
+
+def test_no_room_and_no_sleepwalking(pair, monkeypatch):
+    model, sampler, prompts = pair
+    with pytest.raises(InputError, match="leaves no room for 7 more in the model's 256"):
+        sampler.generate([[5] * 250], 1, 1.0, 7, 1)
+    assert largest_gap(model, sampler.generate([[5] * 249], 1, 1.0, 7, 1)) < LIMIT  # and the engine goes on
+    monkeypatch.setattr(sampler, "asleep", True)  # sleep() does so on a GPU; generating would then wait for ever
+    with pytest.raises(RuntimeError, match="call sync"):
+        sampler.generate(prompts, 1, 1.0, 4, 1)
+
+
+def test_versions_outside_the_tested_range(monkeypatch):
+    monkeypatch.setattr(samplers, "TESTED_VLLM", ("0.1", "0.2"))
+    with pytest.raises(InputError, match=r"vLLM 0.32.0\S* is installed.* 0.1 and later, below 0.2.*ALLOW_UNTESTED_VLLM=1"):
+        samplers._import_vllm()
+    monkeypatch.setenv("ALLOW_UNTESTED_VLLM", "1")
+    samplers._import_vllm()
+
+
+def test_which_sampler_is_chosen(tiny):
+    for name in ("auto", "transformers") if not torch.cuda.is_available() else ("transformers",):
+        assert type(make_sampler(name, *tiny)).__name__ == "TransformersSampler"
+
+
+def test_grpo_learns_through_the_engine(tmp_path):
+    """The bar of the CPU sampler: 15 points in 18 steps, and never a gap."""
+    grpo.main(["--sampler", "vllm", "--steps", "18", "--eval-every", "18", "--out", str(tmp_path / "run")])
+    rows = rows_of(tmp_path / "run")
+    before, after = (row["eval/test/avg@4"] for row in rows if "eval/test/avg@4" in row)
+    assert after - before >= 0.15
+    assert max(row["sampling/sampling_logp_difference/max"] for row in rows[1:]) < LIMIT
+
+
+def test_a_run_whose_sync_is_off_stops_at_the_second_step(tmp_path, few, monkeypatch):  # noqa: F811
+    """The first batch is drawn with the starting weights, which is right; the second is the first that can show it."""
+    real, calls = VLLMSampler.sync, []
+    monkeypatch.setattr(VLLMSampler, "sync", lambda self: calls.append(1) or (real(self) if len(calls) == 1 else None))
+    with pytest.raises(InputError, match="step 2: sampler and trainer differ by .* did not get the last weights"):
+        grpo.main([*SMALL, *few, "--sampler", "vllm", "--out", str(tmp_path / "run")])
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1]
+
+
+def test_ctrl_c_with_an_engine(tmp_path, few):  # noqa: F811
+    process = start("grpo.py", *SMALL, *few, "--sampler", "vllm", "--out", str(tmp_path / "run"))
+    while not (tmp_path / "run" / "checkpoint-000002").exists() and process.poll() is None:
+        time.sleep(0.05)
+    family = children(process.pid)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=10)
+    assert process.returncode == 1 and "Traceback" not in printed and "stopped by SIGINT; continue with --resume" in printed
+    assert not [pid for pid in family if os.path.exists(f"/proc/{pid}")]
+    common.load_model(str(tmp_path / "run" / "checkpoint-000002"))
+
+
+def test_two_ranks_in_step():
+    """torchrun, sharded weights, one engine a rank: see tests/vllm_ranks.py."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+               str(ROOT / "tests" / "vllm_ranks.py")]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
+                          env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    assert done.returncode == 0, done.stdout[-4000:]
+    for rank in range(2):
+        for step in range(4):
+            assert f"rank {rank} step {step} in step" in done.stdout
