@@ -195,6 +195,7 @@ class Run:
 
     def finish(self):
         """Draw the curves and print what the run did to each evaluation set."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         plot_curves([self.out])
         print(before_and_after(self.rows))
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")

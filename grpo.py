@@ -46,7 +46,7 @@ from common import (
     show_group,
     show_roles,
 )
-from sampler import make_sampler
+from sampler import GAP_LIMITS, make_sampler
 
 SETTINGS = {
     # name:            (with --model, tiny, meaning; source of the left value)
@@ -82,7 +82,7 @@ SETTINGS = {
     "save_every":        (20, 10, "steps between checkpoints"),
     "seed":              (0, 0, "of data order and sampling"),
     "importance_cap":    (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; ours, as verl's default threshold"),
-    "max_logp_gap":      (0.1, 2e-5, "stop if sampler and trainer differ by more nats on the mean token; bfloat16 engine, float32"),
+    "max_logp_gap":      (0.0, 0.0, "stop if sampler and trainer differ by more nats on the mean token, 0: 1e-4 in float32, 0.1 in bfloat16"),
     "sampler":           ("auto", "auto", "what draws responses; auto: vllm if there is a GPU", ("auto", "vllm", "transformers")),
     "engine_memory":     (0.4, 0.4, "share of the GPU's memory that vLLM may hold while it samples"),
     "tensor_parallel":   (1, 1, "GPUs that share one vLLM engine"),
@@ -166,7 +166,7 @@ def main(argv=None):
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
-                gap = sampling_gap(batches, step, args.max_logp_gap)
+                gap = sampling_gap(batches, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm).item()
             optimizer.step()
             optimizer.zero_grad()

@@ -27,6 +27,7 @@ from transformers import DynamicCache
 
 from common import InputError, derive_seed
 
+GAP_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # nats, by the sampler's precision: how far from the trainer the mean token may be
 TESTED_VLLM = ("0.32.0", "0.33")  # from, and below which: vLLM changes what is used here between minor versions
 
 
@@ -56,7 +57,8 @@ class TransformersSampler:
     """
 
     def __init__(self, model, tokenizer, rows):
-        self.model, self.rows, self.stop = model, rows, torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
+        self.model, self.rows, self.dtype = model, rows, model.dtype
+        self.stop = torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
 
     def sync(self):
         """Nothing to do: the model that samples is the one that is trained."""

@@ -1,5 +1,6 @@
 """Advantages, log-probabilities and loss against numbers that can be checked by hand."""
 
+import doctest
 import itertools
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 import common
+import verifier
 from common import collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
 from sampler import Rollout
 
@@ -219,6 +221,12 @@ def test_micro_batches_fill_the_budget_longest_first():
     sizes = [[len(r.prompt_ids) + len(r.completion_ids) for r in batch] for batch in batches]
     assert sizes == [[19, 18], [16, 12], [8, 6]]
     assert [len(batch) for batch in micro_batches(rollouts, 1)] == [1] * 6  # a response over the budget still gets a batch of its own
+
+
+@pytest.mark.parametrize("module", [common, verifier])
+def test_worked_examples_in_docstrings(module):
+    failed, tried = doctest.testmod(module)
+    assert tried > 0 and failed == 0
 
 
 # ---- pass@k ----

@@ -81,7 +81,7 @@ def test_a_cache_that_was_not_reset_is_caught_by_the_guard(pair, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sampler, "_reset_cache", lambda: None)
         sampler.sync()
-    limit = grpo.SETTINGS["max_logp_gap"][1]
+    limit = samplers.GAP_LIMITS[sampler.dtype]
     with pytest.raises(InputError, match="prefix cache"):
         sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
     sampler.sync()
@@ -150,10 +150,11 @@ def test_ctrl_c_with_an_engine(tmp_path, few):  # noqa: F811
     common.load_model(str(tmp_path / "run" / "checkpoint-000002"))
 
 
-def test_two_ranks_in_step():
-    """torchrun, sharded weights, one engine a rank: see tests/vllm_ranks.py."""
+@pytest.mark.parametrize("tensor_parallel", ["1", "2"])
+def test_two_ranks_in_step(tensor_parallel):
+    """torchrun, sharded weights, one engine a rank or one engine over both: see tests/vllm_ranks.py."""
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               str(ROOT / "tests" / "vllm_ranks.py")]
+               str(ROOT / "tests" / "vllm_ranks.py"), tensor_parallel]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
                           env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
     assert done.returncode == 0, done.stdout[-4000:]

@@ -1,7 +1,9 @@
 """Two ranks that share one sharded model, each with an engine of its own: after every update both engines sample with the new weights.
 
-    torchrun --nproc-per-node 2 tests/vllm_ranks.py           # run by tests/vllm_engine.py
+    torchrun --standalone --nproc-per-node 2 tests/vllm_ranks.py 1      # run by tests/vllm_engine.py; 2: one engine split over both ranks
 """
+
+import sys
 
 import torch
 import torch.distributed as dist
@@ -13,19 +15,20 @@ from sampler import VLLMSampler
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
-rank, world = dist.get_rank(), dist.get_world_size()
+rank, world, tensor_parallel = dist.get_rank(), dist.get_world_size(), int(sys.argv[1])
 plain, tokenizer = make("tiny")  # a whole copy on every rank, to compare with
 model, _ = make("tiny")
 mesh = init_device_mesh("cpu", (world,))
 for layer in model.model.layers:
     fully_shard(layer, mesh=mesh)
 fully_shard(model, mesh=mesh)
-sampler = VLLMSampler(model, tokenizer, rows=64)
+sampler = VLLMSampler(model, tokenizer, rows=64, tensor_parallel=tensor_parallel)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-prompts = contexts(plain, 8, 4, 24, seed=rank) + contexts(plain, 2, 150, 180, seed=10 + rank)  # each rank has prompts of its own
+turn = rank // tensor_parallel  # engines have prompts of their own; the ranks of one engine ask for the same samples
+prompts = contexts(plain, 8, 4, 24, seed=turn) + contexts(plain, 2, 150, 180, seed=10 + turn)
 for step in range(4):
     sampler.sync()
-    rollouts = sampler.generate(prompts, 4, [0.7, 1.3] * 5, 32, seed=100 * step + rank)
+    rollouts = sampler.generate(prompts, 4, [0.7, 1.3] * 5, 32, seed=100 * step + turn)
     gap = largest_gap(plain, rollouts)
     assert gap < 1e-4, f"rank {rank} step {step}: the engine is {gap} nats away from the model"
     print(f"rank {rank} step {step} in step", flush=True)
