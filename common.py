@@ -221,7 +221,10 @@ def read_metrics(path):
 
 def environment():
     """Versions, machine and commit, for args.json."""
-    commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    try:
+        commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"
     return {"commit": commit or None, "python": platform.python_version(), "device": device, "command": sys.argv,
             **{name: version(name) for name in ("torch", "transformers", "math-verify", "datasets")}}
@@ -243,7 +246,7 @@ def load_model(path):
     try:
         tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
         model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=torch.float32)
-    except (OSError, ValueError) as problem:
+    except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
         reason = str(problem).splitlines()[0]
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give ({reason})") from None
     model.eval()  # dropout would make the sampler and the trainer two different models

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -210,6 +211,10 @@ def test_one_line_errors(whole_run, few, tmp_path):
     assert "--model ./nowhere: neither a folder with a model nor" in stopped("--model", "./nowhere", *next(new))
     assert "--model nobody/nothing: neither a folder with a model nor" in stopped("--model", "nobody/nothing", *next(new))
     assert re.search(r"tiny/train.jsonl line \d+: the prompt has \d+ tokens.*lower --max-tokens", stopped("--max-tokens", "250", *next(new)))
+    broken = tmp_path / "broken"
+    shutil.copytree(ROOT / "tiny/model", broken)
+    (broken / "model.safetensors").write_bytes(b"cut off")
+    assert f"--model {broken}: neither a folder with a model nor" in stopped("--model", str(broken), *next(new))
     assert "no run here" in stopped("--resume", str(tmp_path / "nothing"))
     assert "that run had --model tiny/model, not other" in stopped("--resume", folder, "--model", "other")
     assert "that run had --lr 0.0002, not 0.1" in stopped("--resume", folder, "--lr", "0.1")
