@@ -185,8 +185,10 @@ class Run:
             self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
         if "reward" in metrics:
             shown = {"reward": "reward", "silent": "frac_reward_zero_std", "length": "completions/mean_length"}
-            seconds = [f"{name[5:]} {value:.1f}" for name, value in metrics.items() if name.startswith("time/") and name[5:] in TIMED]
-            self.bar.set_postfix_str(", ".join(f"{word} {metrics[name]:.3g}" for word, name in shown.items()) + "; s: " + ", ".join(seconds))
+            words = [f"{word} {metrics[name]:.2f}".removesuffix(".00") for word, name in shown.items()]
+            words += [f"{phase} {metrics['time/' + phase]:.1f}s" for phase in TIMED]
+            words += [f"{verb} {metrics[f'time/{verb}_tokens_per_s'] / 1000:.1f}k tok/s" for verb in ("sampled", "trained")]
+            self.bar.set_postfix_str(" ".join(words))
 
     def progress(self, first, last):
         """A progress bar over steps first..last."""
