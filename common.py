@@ -27,7 +27,7 @@ import datasets
 import matplotlib
 import torch
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from verifier import last_boxed, readable, verify
@@ -240,19 +240,105 @@ def here_or_in_repository(path):
     return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 
 
-def load_model(path):
-    """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer).
+def load_model(path, dtype="float32", gradient_checkpointing=False):
+    """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer). dtype: of the weights.
 
-    Weights are float32: at the learning rates used here a bfloat16 weight would round most updates away. Raises InputError.
+    gradient_checkpointing: in train() mode, keep only what enters each layer and compute the rest again. Raises InputError.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
-        model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=getattr(torch, dtype))
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
         reason = str(problem).splitlines()[0]
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give ({reason})") from None
+    if gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine):
+    """What one GPU has to hold, in GB of 1e9 bytes -> {part: GB}. Computed, not measured; the activations are an estimate.
+
+    config: the model's; parameters: their number; masters: "gpu" or "cpu"; engine: GB that the sampler's engine takes while it samples.
+    """
+    size, layers = getattr(torch, dtype).itemsize, config.num_hidden_layers
+    layer = micro_batch_tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * size  # what one layer keeps for its backward pass
+    own = 8 if dtype == "float32" else 12  # float32 weights are their own masters; then there are two moments
+    return {name: amount / 1e9 for name, amount in {
+        "weights": parameters * size,
+        "gradients": parameters * size,
+        "masters and moments": parameters * own if masters == "gpu" else 0,
+        "activations": layers * micro_batch_tokens * config.hidden_size * size + layer if gradient_checkpointing else layers * layer,
+        "output head": 3 * 4 * _TokenLogps.CHUNK * config.vocab_size + 4 * config.vocab_size * config.hidden_size,
+        "engine, while sampling": engine * 1e9,
+    }.items()}
+
+
+def fit_memory(path, *, masters, engine_memory, total=None, **settings):
+    """Say what the GPU will have to hold, before anything is loaded, and choose where the masters go -> "gpu" or "cpu".
+
+    masters: "auto" takes the GPU if all fits. engine_memory: the engine's share of the GPU. total: its GB (none: ask; without a GPU nothing is
+    said). Sampling and training take turns: the engine sleeps during the update; gradients and activations are gone while it samples.
+    Raises InputError, with the setting to change first, if it cannot fit.
+    """
+    if total is None and not torch.cuda.is_available():
+        return "cpu"
+    total = total or torch.cuda.get_device_properties(0).total_memory / 1e9
+    config = AutoConfig.from_pretrained(here_or_in_repository(path))
+    with torch.device("meta"):  # shapes without memory
+        parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+    for place in ["gpu", "cpu"] if masters == "auto" else [masters]:
+        parts = memory_budget(config, parameters, masters=place, engine=engine_memory * total, **settings)
+        resident = parts["weights"] + parts["masters and moments"]
+        sampling, training = resident + parts["engine, while sampling"], resident + parts["gradients"] + parts["activations"] + parts["output head"]
+        if max(sampling, training) <= 0.95 * total:  # the rest is the allocator's and CUDA's own
+            break
+    listed = ", ".join(f"{name} {amount:.1f}" for name, amount in parts.items())
+    print(f"memory in GB, computed: {listed}; masters on the {place}; training holds {training:.1f}, sampling {sampling:.1f} of {total:.1f}")
+    if max(sampling, training) > 0.95 * total:
+        first = "lower --micro-batch-tokens" if training - parts["activations"] <= 0.9 * total < training else "lower --engine-memory"
+        if resident + parts["gradients"] > 0.9 * total:
+            first = "set --masters cpu" if place == "gpu" else "take a smaller model: its weights and gradients alone are too large"
+        raise InputError(f"--model {path}: training would hold {training:.1f} and sampling {sampling:.1f} GB of the GPU's {total:.1f}; {first}")
+    return place
+
+
+class MasterAdamW:
+    """AdamW that owns float32 copies ("masters") of the weights it updates.
+
+    A bfloat16 weight cannot take a step of 1e-6: 98 of 100 such steps round to nothing. So the model computes in its own precision, the
+    optimizer sums the steps up in float32 and hands back what they come to. masters: "gpu", or "cpu" to keep masters and moments, 12 bytes
+    a parameter, out of the GPU's memory. Weights that are float32 in that place already are their own masters.
+    """
+
+    def __init__(self, model, lr, weight_decay, masters="gpu"):
+        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
+        self.masters = [weight.detach().to("cpu" if masters == "cpu" else weight.device, torch.float32) for weight in self.weights]
+        self.adam = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
+
+    def step(self, lr, max_grad_norm):
+        """Shorten the gradients to max_grad_norm, update, clear them -> their norm before, as a number."""
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm).item()
+        for group in self.adam.param_groups:
+            group["lr"] = lr
+        for weight, master in zip(self.weights, self.masters, strict=True):  # one at a time: only one float32 gradient exists
+            if weight.grad is not None:
+                master.grad = weight.grad.to(master.device, torch.float32)
+                weight.grad = None
+                self.adam.step()  # passes over the masters that have no gradient
+                master.grad = None
+                weight.data.copy_(master)
+        return norm
+
+    def state_dict(self):
+        return {"adam": self.adam.state_dict(), "masters": self.masters}
+
+    def load_state_dict(self, state):
+        self.adam.load_state_dict(state["adam"])
+        for weight, master, saved in zip(self.weights, self.masters, state["masters"], strict=True):
+            master.copy_(saved)
+            weight.data.copy_(master)
 
 
 def build_prompt(tokenizer, problem, instruction):

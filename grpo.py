@@ -28,12 +28,14 @@ import torch
 
 from common import (
     TIMED,
+    MasterAdamW,
     Run,
     Shuffled,
     collate,
     completion_logps,
     derive_seed,
     evaluate,
+    fit_memory,
     group_advantages,
     grpo_loss,
     load_model,
@@ -86,6 +88,9 @@ SETTINGS = {
     "sampler":           ("auto", "auto", "what draws responses; auto: vllm if there is a GPU", ("auto", "vllm", "transformers")),
     "engine_memory":     (0.4, 0.4, "share of the GPU's memory that vLLM may hold while it samples"),
     "tensor_parallel":   (1, 1, "GPUs that share one vLLM engine"),
+    "dtype":             ("bfloat16", "float32", "precision the model computes in; the optimizer's weights are float32", ("bfloat16", "float32")),
+    "masters":           ("auto", "auto", "where the optimizer's weights and moments are; auto: on the GPU if they fit", ("auto", "gpu", "cpu")),
+    "gradient_checkpointing": (True, False, "recompute activations in the backward pass: less memory, a third more time"),
     "micro_batch_tokens": (16384, 8192, "tokens, padding included, in one forward and backward pass: memory only"),
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
     "threads":           (0, 1, "CPU threads of torch, 0 for its own choice; tensors as small as the embedded model's lose by sharing"),
@@ -97,14 +102,16 @@ def main(argv=None):
     args = parse_settings(__doc__, SETTINGS, argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
     run = Run(args, __file__)
-    model, tokenizer = load_model(run.checkpoint or args.model)
-    reference = load_model(args.model)[0] if args.beta else None
+    place = fit_memory(args.model, dtype=args.dtype, masters=args.masters, gradient_checkpointing=args.gradient_checkpointing,
+                       micro_batch_tokens=args.micro_batch_tokens, engine_memory=args.engine_memory)
+    model, tokenizer = load_model(run.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
+    reference = load_model(args.model, args.dtype)[0] if args.beta else None
     prompting = {"instruction": args.instruction, "longest_prompt": model.config.max_position_embeddings - args.max_tokens}
     problems = load_problems(args.data, tokenizer, question_column=args.question_column, answer_column=args.answer_column, **prompting)
     eval_sets = {set_name(source): load_problems(source, tokenizer, **prompting) for source in args.eval_sets}
     sampler = make_sampler(args.sampler, model, tokenizer, args.sample_rows, memory=args.engine_memory, tensor_parallel=args.tensor_parallel)
     torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.999), weight_decay=args.weight_decay, fused=True)
+    optimizer = MasterAdamW(model, args.lr, args.weight_decay, masters=place)
     order = Shuffled(problems, args.seed)
     done = run.restore(optimizer, order=order)
 
@@ -143,9 +150,9 @@ def main(argv=None):
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
         trained_tokens = max(1, sum(len(r.completion_ids) for r in trained))
         batches = [collate(part, model.device) for part in micro_batches(trained, args.micro_batch_tokens)]
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * min(1.0, step / max(1, args.warmup_steps))
+        lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
+        model.train(args.gradient_checkpointing)
         for update in range(args.updates_per_batch if batches else 0):  # with no signal at all the weights stay where they are
             for batch in batches:
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
@@ -167,9 +174,8 @@ def main(argv=None):
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
                 gap = sampling_gap(batches, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), args.max_grad_norm).item()
-            optimizer.step()
-            optimizer.zero_grad()
+            grad_norm = optimizer.step(lr, args.max_grad_norm)
+        model.eval()
         clock.append(time.time())
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------
@@ -185,7 +191,7 @@ def main(argv=None):
             "entropy": sums["entropy"] / trained_tokens,
             **gap,
             **{name: sums[name] / (trained_tokens * args.updates_per_batch) for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl")},
-            "lr": optimizer.param_groups[0]["lr"],
+            "lr": lr,
             "num_tokens": run.last("num_tokens") + num_tokens + sum(map(len, contexts)) * args.group_size,
             **counts,
             **{f"time/{phase}": after - before for phase, before, after in zip(TIMED, clock, clock[1:])},

@@ -175,7 +175,7 @@ class VLLMSampler:
     def __init__(self, model, tokenizer, rows, memory=0.4, tensor_parallel=1):
         self.model, self.stop, self.asleep = model, sorted(stop_ids(model, tokenizer)), False
         self.cuda = torch.cuda.is_available()
-        self.dtype = torch.bfloat16 if self.cuda else torch.float32
+        self.dtype = model.dtype
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__.removeprefix("FSDP")]  # sharding renames the class
         self.tied, config.tie_word_embeddings = config.tie_word_embeddings, False  # a tied head goes stale unnoticed: always send it
