@@ -30,7 +30,6 @@ from common import (
     TIMED,
     MasterAdamW,
     Run,
-    Shuffled,
     collate,
     completion_logps,
     derive_seed,
@@ -39,15 +38,14 @@ from common import (
     group_advantages,
     grpo_loss,
     load_model,
-    load_problems,
     micro_batches,
     parse_settings,
     sampling_gap,
     score_rollouts,
-    set_name,
     show_group,
     show_roles,
 )
+from problems import Shuffled, load_problems, set_name
 from sampler import GAP_LIMITS, make_sampler
 
 SETTINGS = {

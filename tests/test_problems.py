@@ -7,7 +7,8 @@ import datasets
 import pytest
 from conftest import ROOT
 
-from common import InputError, Shuffled, build_prompt, load_problems, set_name, verify
+from common import InputError, verify
+from problems import Shuffled, build_prompt, load_problems, set_name
 from tiny import make
 
 

@@ -16,6 +16,7 @@ from conftest import ROOT
 
 import common
 import grpo
+import problems
 
 # A run small enough to be repeated: 8 steps of 8 questions, checkpoints every 2.
 SMALL = ["--steps", "8", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "3", "--eval-samples", "1", "--save-every", "2"]
@@ -189,7 +190,7 @@ def test_training_goes_on_past_an_answer_that_hangs_the_verifier(few, tmp_path, 
     """The model cannot write such an answer itself, so one of the gold answers is the tower of powers that every other answer is compared with."""
     data = tmp_path / "data.jsonl"
     data.write_text("".join((ROOT / "tiny/train.jsonl").read_text().splitlines(keepends=True)[:7]) + '{"problem": "3*4", "answer": "10^{10^{10}}"}\n')
-    monkeypatch.setattr(common, "readable", lambda golds: [True] * len(golds))  # it would be dropped at load time
+    monkeypatch.setattr(problems, "readable", lambda golds: [True] * len(golds))  # it would be dropped at load time
     monkeypatch.setattr(common.verify, "__defaults__", (None, 1.0))  # one second for an answer
     grpo.main([*SMALL, *few, "--steps", "2", "--data", str(data), "--out", str(tmp_path / "run")])
     first, last = rows_of(tmp_path / "run")[1:]

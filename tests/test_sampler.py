@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from common import InputError, build_prompt, collate, completion_logps, sampling_gap
+from common import InputError, collate, completion_logps, sampling_gap
+from problems import build_prompt
 from sampler import TransformersSampler
 
 
