@@ -1,13 +1,15 @@
 """The sampler: what it draws, from which distribution, and the log-probabilities it reports."""
 
 import math
+import os
+import sys
 
 import pytest
 import torch
 
 from common import InputError, collate, completion_logps, sampling_gap
 from problems import build_prompt
-from sampler import TransformersSampler
+from sampler import TransformersSampler, make_sampler
 
 
 @pytest.fixture
@@ -112,3 +114,11 @@ def test_the_gap_by_hand():
     batch["sampling_per_token_logps"] = torch.tensor([[float("nan"), -2.5, 0.0]])
     with pytest.raises(InputError, match="differ by nan"):
         sampling_gap([batch], 7, limit=0.2)
+
+
+def test_asking_for_vllm_where_it_is_not(tiny, monkeypatch):
+    """One line that says what to install; and the environment is left as it was."""
+    monkeypatch.setitem(sys.modules, "vllm", None)  # makes the import fail, installed or not
+    with pytest.raises(InputError, match="--sampler vllm: cannot import vLLM .*pip install -r requirements.txt or take --sampler transformers"):
+        make_sampler("vllm", *tiny)
+    assert "MASTER_PORT" not in os.environ
