@@ -89,7 +89,7 @@ SETTINGS = {
     "dtype":             ("bfloat16", "float32", "precision the model computes in; the optimizer's weights are float32", ("bfloat16", "float32")),
     "masters":           ("auto", "auto", "where the optimizer's weights and moments are; auto: on the GPU if they fit", ("auto", "gpu", "cpu")),
     "gradient_checkpointing": (True, False, "recompute activations in the backward pass: less memory, a third more time"),
-    "micro_batch_tokens": (16384, 8192, "tokens, padding included, in one forward and backward pass: memory only"),
+    "micro_batch_tokens": (16384, 4096, "tokens, padding included, in one forward and backward pass: memory only; small ones pad less"),
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
     "threads":           (0, 1, "CPU threads of torch, 0 for its own choice; tensors as small as the embedded model's lose by sharing"),
 }
