@@ -239,6 +239,10 @@ def here_or_in_repository(path):
     return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 
 
+def no_model(path, problem):
+    return InputError(f"--model {path}: neither a folder with a model nor a model the hub can give ({str(problem).splitlines()[0]})")
+
+
 def load_model(path, dtype="float32", gradient_checkpointing=False):
     """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer). dtype: of the weights.
 
@@ -248,8 +252,7 @@ def load_model(path, dtype="float32", gradient_checkpointing=False):
         tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
         model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=getattr(torch, dtype))
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
-        reason = str(problem).splitlines()[0]
-        raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give ({reason})") from None
+        raise no_model(path, problem) from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
@@ -284,7 +287,10 @@ def fit_memory(path, *, masters, engine_memory, total=None, **settings):
     if total is None and not torch.cuda.is_available():
         return "cpu"
     total = total or torch.cuda.get_device_properties(0).total_memory / 1e9
-    config = AutoConfig.from_pretrained(here_or_in_repository(path))
+    try:
+        config = AutoConfig.from_pretrained(here_or_in_repository(path))
+    except Exception as problem:
+        raise no_model(path, problem) from None
     with torch.device("meta"):  # shapes without memory
         parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
     for place in ["gpu", "cpu"] if masters == "auto" else [masters]:

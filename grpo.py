@@ -46,7 +46,7 @@ from common import (
     show_roles,
 )
 from problems import Shuffled, load_problems, set_name
-from sampler import GAP_LIMITS, make_sampler
+from sampler import GAP_LIMITS, make_sampler, which_sampler
 
 SETTINGS = {
     # name:            (with --model, tiny, meaning; source of the left value)
@@ -88,7 +88,7 @@ SETTINGS = {
     "tensor_parallel":   (1, 1, "GPUs that share one vLLM engine"),
     "dtype":             ("bfloat16", "float32", "precision the model computes in; the optimizer's weights are float32", ("bfloat16", "float32")),
     "masters":           ("auto", "auto", "where the optimizer's weights and moments are; auto: on the GPU if they fit", ("auto", "gpu", "cpu")),
-    "gradient_checkpointing": (True, False, "recompute activations in the backward pass: less memory, a third more time"),
+    "gradient_checkpointing": (True, False, "recompute activations in the backward pass: less memory, one more forward pass"),
     "micro_batch_tokens": (16384, 4096, "tokens, padding included, in one forward and backward pass: memory only; small ones pad less"),
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
     "threads":           (0, 1, "CPU threads of torch, 0 for its own choice; tensors as small as the embedded model's lose by sharing"),
@@ -101,7 +101,7 @@ def main(argv=None):
     torch.set_num_threads(args.threads or torch.get_num_threads())
     run = Run(args, __file__)
     place = fit_memory(args.model, dtype=args.dtype, masters=args.masters, gradient_checkpointing=args.gradient_checkpointing,
-                       micro_batch_tokens=args.micro_batch_tokens, engine_memory=args.engine_memory)
+                       micro_batch_tokens=args.micro_batch_tokens, engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
     model, tokenizer = load_model(run.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
     reference = load_model(args.model, args.dtype)[0] if args.beta else None
     prompting = {"instruction": args.instruction, "longest_prompt": model.config.max_position_embeddings - args.max_tokens}

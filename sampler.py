@@ -260,11 +260,14 @@ class VLLMSampler:
                 dist.destroy_process_group()
 
 
+def which_sampler(name):
+    """What "auto" means on this machine: "vllm" or "transformers"; any other name is itself."""
+    return name if name != "auto" else "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
+
+
 def make_sampler(name, model, tokenizer, rows=256, **engine):
     """The sampler called `name`: "vllm", "transformers", or "auto", which is vLLM where there is a GPU and the package, else transformers.
 
     rows: sequences sampled side by side (memory only). engine: memory and tensor_parallel, for vLLM. Raises InputError.
     """
-    if name == "auto":
-        name = "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
-    return VLLMSampler(model, tokenizer, rows, **engine) if name == "vllm" else TransformersSampler(model, tokenizer, rows)
+    return VLLMSampler(model, tokenizer, rows, **engine) if which_sampler(name) == "vllm" else TransformersSampler(model, tokenizer, rows)

@@ -156,6 +156,11 @@ def test_where_the_masters_go_and_what_to_change_first(tmp_path, capsys, total, 
             fit_memory(str(tmp_path), total=total, **settings)
 
 
+def test_a_model_that_is_not_there_is_one_line_on_a_gpu_too():
+    with pytest.raises(InputError, match="--model ./nowhere: neither a folder with a model nor"):
+        fit_memory("./nowhere", masters="auto", engine_memory=0.4, total=80, **SETTINGS)
+
+
 def test_without_a_gpu_nothing_is_said(capsys):
     if not torch.cuda.is_available():
         assert fit_memory("nowhere", masters="auto", engine_memory=0.4, **SETTINGS) == "cpu" and capsys.readouterr().out == ""
