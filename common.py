@@ -272,7 +272,7 @@ def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing,
         "gradients": parameters * size,
         "masters and moments": parameters * own if masters == "gpu" else 0,
         "activations": layers * micro_batch_tokens * config.hidden_size * size + layer if gradient_checkpointing else layers * layer,
-        "output head": 3 * 4 * _TokenLogps.CHUNK * config.vocab_size + 4 * config.vocab_size * config.hidden_size,
+        "output head": 12 * 32 * _TokenLogps.TILE + 4 * config.vocab_size * config.hidden_size,
         "engine, while sampling": engine * 1e9,
     }.items()}
 
@@ -350,43 +350,68 @@ class MasterAdamW:
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-probability and entropy of tokens without ever holding the (N, V) logits: a chunk at a time, recomputed in the backward pass."""
+    """Log-probability and entropy of tokens without ever holding the (N, V) logits: tile by tile, recomputed in the backward pass."""
 
-    CHUNK = 1024
-
-    @staticmethod
-    def chunks(hidden, weight, inverse):
-        for start in range(0, len(hidden), _TokenLogps.CHUNK):
-            part = slice(start, start + _TokenLogps.CHUNK)
-            logits = hidden[part] @ weight.T
-            yield part, (logits if logits.dtype == torch.float64 else logits.float()) * inverse[part, None]
+    ROWS, TILE = 1024, 2**21  # tokens and logits at a time: in float32 8 MB, which stay in a CPU's cache; 32 times that on a GPU
 
     @staticmethod
-    def forward(ctx, hidden, weight, targets, inverse):
-        logps, entropies = [], []
-        for part, logits in _TokenLogps.chunks(hidden, weight, inverse):
-            log_probs = logits.log_softmax(-1)
-            logps.append(log_probs.gather(1, targets[part, None])[:, 0])
-            entropies.append(-(log_probs.exp() * log_probs).sum(-1))
-        ctx.save_for_backward(hidden, weight, targets, inverse)
-        return torch.cat(logps), torch.cat(entropies)
+    def tiles(hidden, weight, targets, inverse):
+        """Slices of the tokens and of the vocabulary, the inputs and logits of both, and each target's column and whether it lies in this tile."""
+        rows = min(len(hidden), _TokenLogps.ROWS)
+        columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
+        exact = hidden.dtype == inverse.dtype
+        inputs = hidden * inverse[:, None] if exact else hidden  # bfloat16 would be rounded once more; there the product is scaled
+        buffer = hidden.new_empty(rows * columns)  # the same memory for all tiles
+        for part in (slice(i, i + rows) for i in range(0, len(hidden), rows)):
+            for words in (slice(j, j + columns) for j in range(0, len(weight), columns)):
+                shape = len(inputs[part]), len(weight[words])
+                logits = torch.mm(inputs[part], weight[words].T, out=buffer[: shape[0] * shape[1]].view(shape))
+                column = targets[part] - words.start
+                there = (column >= 0) & (column < columns)
+                yield (part, words, inputs[part], logits if exact else logits.to(inverse.dtype).mul_(inverse[part, None]),
+                       column.clamp(0, shape[1] - 1)[:, None], there)
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, inverse, with_entropy):
+        ctx.set_materialize_grads(False)
+        # Over the tiles so far: the largest logit, the sum of exp(z - top) and that of exp(z - top) (z - top); and the target's logit.
+        top = torch.full_like(inverse, torch.finfo(inverse.dtype).min)
+        sums, moments, chosen = (torch.zeros_like(inverse) for _ in range(3))
+        for part, _, _, logits, column, there in _TokenLogps.tiles(hidden, weight, targets, inverse):
+            chosen[part] += torch.where(there, logits.gather(1, column)[:, 0], 0)
+            highest = torch.maximum(top[part], logits.amax(1))
+            shift = top[part] - highest
+            logits.sub_(highest[:, None])
+            exps = logits.exp() if with_entropy else logits.exp_()
+            if with_entropy:
+                moments[part] = (moments[part] + sums[part] * shift) * shift.exp() + torch.linalg.vecdot(exps, logits)
+            sums[part] = sums[part] * shift.exp() + exps.sum(1)
+            top[part] = highest
+        log_sums, entropies = top + sums.log(), sums.log() - moments / sums
+        ctx.save_for_backward(hidden, weight, targets, inverse, log_sums, entropies)
+        return chosen - log_sums, entropies
 
     @staticmethod
     def backward(ctx, logp_grad, entropy_grad):
-        hidden, weight, targets, inverse = ctx.saved_tensors
-        hidden_grad = torch.empty_like(hidden)
-        weight_grad = torch.zeros_like(weight, dtype=logp_grad.dtype)  # summed in float32: bfloat16 partial sums would bias training
-        for part, logits in _TokenLogps.chunks(hidden, weight, inverse):
-            log_probs = logits.log_softmax(-1)
-            probs = log_probs.exp()
-            entropy = -(probs * log_probs).sum(-1, keepdim=True)
+        hidden, weight, targets, inverse, log_sums, entropies = ctx.saved_tensors
+        logp_grad = torch.zeros_like(inverse) if logp_grad is None else logp_grad
+        hidden_grad = torch.zeros_like(hidden, dtype=inverse.dtype)
+        weight_grad = torch.zeros_like(weight, dtype=inverse.dtype)  # summed in float32: bfloat16 partial sums would bias training
+        for part, words, inputs, logits, column, there in _TokenLogps.tiles(hidden, weight, targets, inverse):
             # d logp(y) / d z_v = [v = y] - p_v        d entropy / d z_v = -p_v (log p_v + entropy)        z = logits / temperature
-            grad = -probs * (logp_grad[part, None] + entropy_grad[part, None] * (log_probs + entropy))
-            grad.scatter_add_(1, targets[part, None], logp_grad[part, None])
-            grad = (grad * inverse[part, None]).to(hidden.dtype)
-            hidden_grad[part] = grad @ weight
-            weight_grad += grad.T @ hidden[part]
-        return hidden_grad, weight_grad.to(weight.dtype), None, None
+            log_probs, pull = logits.sub_(log_sums[part, None]), logp_grad[part, None]
+            if entropy_grad is not None:
+                pull = (log_probs + entropies[part, None]).mul_(entropy_grad[part, None]).add_(pull)
+            grad = log_probs.exp_().mul_(-pull).scatter_add_(1, column, torch.where(there, logp_grad[part], 0)[:, None])
+            if grad.dtype == inputs.dtype:
+                hidden_grad[part].addmm_(grad, weight[words])
+                weight_grad[words].addmm_(grad.T, inputs)
+            else:
+                grad = grad.mul_(inverse[part, None]).to(inputs.dtype)
+                hidden_grad[part] += grad @ weight[words]
+                weight_grad[words] += grad.T @ inputs
+        hidden_grad = hidden_grad * inverse[:, None] if hidden.dtype == inverse.dtype else hidden_grad.to(hidden.dtype)
+        return hidden_grad, weight_grad.to(weight.dtype), None, None, None
 
 
 def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
@@ -400,7 +425,7 @@ def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
     if len(hidden) == 0:
         empty = hidden.sum(1).to(kind)
         return (empty, empty) if with_entropy else empty
-    logps, entropy = _TokenLogps.apply(hidden, weight, targets, inverse)
+    logps, entropy = _TokenLogps.apply(hidden, weight, targets, inverse, with_entropy)
     return (logps, entropy) if with_entropy else logps
 
 

@@ -111,9 +111,9 @@ def sample_inputs(dtype=torch.float64, n=7, d=5, v=11):
     return hidden.requires_grad_(), head.requires_grad_(), torch.randint(v, (n,), generator=generator), torch.linspace(0.5, 2, n, dtype=dtype)
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 1000])
+@pytest.mark.parametrize("chunk", [1, 33, 1000])  # logits at a time: 7 tokens by 1, 4 and all of 11 words
 def test_token_logps_equal_the_plain_computation(chunk, monkeypatch):
-    monkeypatch.setattr(common._TokenLogps, "CHUNK", chunk)
+    monkeypatch.setattr(common._TokenLogps, "TILE", chunk)
     hidden, head, targets, heat = sample_inputs()
     logps, entropy = token_logps(hidden, head, targets, heat, with_entropy=True)
     plain = ((hidden @ head.T) / heat[:, None]).log_softmax(1)  # one temperature a row
@@ -130,6 +130,28 @@ def test_token_logps_equal_the_plain_computation(chunk, monkeypatch):
 def test_token_logps_pass_gradcheck():
     hidden, head, targets, heat = sample_inputs(n=4, d=3, v=6)
     assert torch.autograd.gradcheck(lambda h, w: token_logps(h, w, targets, heat[:4], with_entropy=True), (hidden, head))
+
+
+@pytest.mark.parametrize("with_entropy", [False, True])
+def test_gradient_where_only_the_logps_are_used(with_entropy):
+    """The entropy has no gradient then, and its part of the backward pass is left out."""
+    hidden, head, targets, heat = sample_inputs()
+    logps = token_logps(hidden, head, targets, heat, with_entropy=with_entropy)
+    logps = logps[0] if with_entropy else logps
+    plain = ((hidden @ head.T) / heat[:, None]).log_softmax(1).gather(1, targets[:, None])[:, 0]
+    weights = torch.linspace(-1, 2, 7, dtype=torch.float64)
+    assert torch.allclose(logps, plain, rtol=1e-12)
+    for a, b in zip(*(torch.autograd.grad((x * weights).sum(), (hidden, head)) for x in (logps, plain)), strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-13)
+
+
+def test_token_logps_far_from_zero():
+    """Logits of a thousand overflow exp, and differences of one still count."""
+    hidden, head, targets = torch.tensor([[1000.0]]), torch.tensor([[1.0], [0.999], [-1.0]]), torch.tensor([1])
+    logps, entropy = token_logps(hidden, head, targets, with_entropy=True)
+    log_probs = torch.tensor([0.0, -1.0, -2000.0]).log_softmax(0)
+    assert logps.item() == pytest.approx(log_probs[1].item(), abs=1e-4)
+    assert entropy.item() == pytest.approx(-(log_probs.exp() * log_probs).sum().item(), abs=1e-4)
 
 
 def test_token_logps_are_float32_for_bfloat16_input():
