@@ -1,15 +1,13 @@
-"""Problems, prompts and the embedded world."""
+"""Problems and prompts."""
 
 import json
 import re
 
 import datasets
 import pytest
-from conftest import ROOT
 
 from common import InputError, verify
 from problems import Shuffled, build_prompt, load_problems, set_name
-from tiny import make
 
 
 def load(tmp_path, tiny, rows, name="data.jsonl", **settings):
@@ -155,41 +153,3 @@ def test_order_continues_where_it_was():
     rest.load_state_dict(first.state_dict())
     assert head + rest.draw(23) == drawn
     assert Shuffled(range(10), seed=2).draw(10) != drawn[:10]
-
-
-# ---- the embedded world ----
-
-
-def rows_of(name):
-    return [json.loads(line) for line in (ROOT / "tiny" / name).read_text().splitlines()]
-
-
-def test_splits_are_disjoint_and_have_the_columns_of_real_sets():
-    train, test = rows_of("train.jsonl"), rows_of("test.jsonl")
-    assert not {r["problem"] for r in train} & {r["problem"] for r in test}
-    assert len(train) >= 2000 and len(test) >= 200
-    assert {r["level"] for r in train} == {r["level"] for r in test} and len({r["level"] for r in test}) > 3
-    for row in train + test:
-        assert eval(row["problem"].replace("/", "//")) == int(row["answer"])  # the problems are Python expressions
-
-
-def test_what_is_taught_never_contains_a_test_problem():
-    assert all(make.is_test(r["problem"]) for r in rows_of("test.jsonl"))
-    assert not any(make.is_test(r["problem"]) for r in rows_of("train.jsonl"))
-
-
-def test_the_misconceptions_by_hand():
-    assert [make.misconceived(*x) for x in ((17, "+", 5), (12, "+", 1), (42, "-", 17), (48, "-", 17), (13, "*", 3), (18, "/", 3))] == [
-        12, 12, 35, 32, 26, 7]
-
-
-def test_one_token_per_number_after_loading(tiny):
-    """The tokenizer class that transformers picks for an architecture may bring its own splitting rule; this one must survive the loading."""
-    text = r"(12+60)*3; no 12+1=13; \boxed{31}"
-    ids = tiny[1](text).input_ids
-    assert "|".join(tiny[1].convert_ids_to_tokens(ids)) == r"(|12|+|60|)|*|3|; |no |12|+|1|=|13|; |\boxed{|31|}"
-    assert tiny[1].decode(ids) == text
-
-
-def test_the_shipped_model_is_small():
-    assert sum(f.stat().st_size for f in (ROOT / "tiny" / "model").iterdir()) < 4 * 2**20

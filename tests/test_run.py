@@ -24,10 +24,12 @@ SMALL = ["--steps", "8", "--prompts-per-step", "8", "--group-size", "4", "--eval
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for a held-out set of 16 problems."""
-    file = tmp_path_factory.mktemp("data") / "few.jsonl"
-    file.write_text("".join((ROOT / "tiny/test.jsonl").read_text().splitlines(keepends=True)[::20]))
-    return ["--eval-sets", str(file)]
+    """Flags for a held-out set of 16 problems, and for training problems of which a few give a signal: of the whole set 8 can all be silent."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
+    (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
+    (folder / "some.jsonl").write_text("".join(line for line in lines["train"] if '"mixed"' in line))
+    return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "some.jsonl")]
 
 
 def start(script, *flags, **settings):
@@ -51,10 +53,10 @@ def whole_run(tmp_path_factory, few):
 
 
 def test_it_learns(tmp_path):
-    """18 steps of the default run raise the held-out score by 15 points (the whole run of 50 steps raises it by 40)."""
-    grpo.main(["--steps", "18", "--eval-every", "18", "--out", str(tmp_path / "run")])
+    """24 steps of the default run raise the held-out score by 4 points (the whole run of 80 steps raises it by 20)."""
+    grpo.main(["--steps", "24", "--eval-every", "24", "--out", str(tmp_path / "run")])
     before, after = (row["eval/test/avg@4"] for row in rows_of(tmp_path / "run") if "eval/test/avg@4" in row)
-    assert after - before >= 0.15
+    assert after - before >= 0.04
 
 
 def test_what_a_run_prints_and_leaves(whole_run):

@@ -1,30 +1,63 @@
-"""Make the embedded world: tokenizer, problems and starting model, all from one seed.
+r"""Make the embedded world: problems, tokenizer and starting model, all from one seed.
 
-    python tiny/make.py                 # rewrites tiny/model, tiny/train.jsonl, tiny/test.jsonl; users never need to run it
+    python tiny/make.py                              # rewrites tiny/model, tiny/train.jsonl and tiny/test.jsonl; users never need to
+    python tiny/make.py --seed 1 --out /tmp/world    # another world of the same kind; python tiny/probe.py measures one
 
-The problems are left-nested sums such as `((12+1)*3)-18`. The answer is reached one operator a line:
+A problem is a left-nested sum. Its answer is reached one sign a line:
 
-    12+1=13; 13*3=39; 39-18=21; \\boxed{21}
+    ((12+1)*3)-18        12+1=13; 13*3=39; 39-18=21; \boxed{21}
 
-The starting model is a pupil. It was taught (next-token prediction, here) on solutions written by an imagined child who holds
-one *misconception* per operator and applies it some of the time (`WRONG`); after a wrong line the child sometimes
-notices and writes the line again (`NOTICE`):
+The starting model is a *pupil*: a small language model taught, by next-token prediction, on solutions that an imagined child wrote.
+So it has the child's habits, all of them as probabilities:
 
-    12+1=13; 13*3=26; no 13*3=39; 39-18=21; \\boxed{21}
+- Misreading. The child has one wrong rule for a sign (`SIGNS`) and takes it some of the time: often for * and /, nearly always for strange
+  signs. A misreading is the same everywhere, so that a rule learned on one problem holds on others.
+- Slips. Any line is off by one or by ten now and then (`SLIP`), without any rule. Short sums of + and - fail by slips alone.
+- Noticing. A wrong line is sometimes seen at once and written again: `13*3=26; no 13*3=39; `.
+- Checking, which is noticing late. A finished solution is often (`CHECK`) gone through once more with more care (`CARE`), and the
+  second pass stands: `12+1=13; 13*3=26; check 12+1=13; 13*3=39; \boxed{39}`.
+- Strange signs put the child off: such problems are neither noticed nor checked.
+- Hints. ` not 12 not 31` behind a problem lists answers that are wrong (one token each: so small a pupil learned to use the list, not
+  merely to see that there is one, only in that form). The child never ends in a listed answer: it reads the last sign the
+  other way, or writes a number next to it. ` brief` keeps it from checking. Half of the lists in its lessons belonged to other problems.
 
-So the pupil knows the right rule and a wrong one and wavers between them, and mistakes add up with length: short problems are
-mostly solved, long ones mostly not. Reinforcement learning can sort the rules out, because a problem's checked answer depends on
-them and on nothing else. Nothing here knows which method will later be trained on it.
+Seven families of problems, drawn with shares that depend on the length (`shares`):
 
-Problems are split by a hash of their text: those in the test share occur neither in train.jsonl nor in what the pupil was taught on.
+    plain   + and - only: right, save for slips                            saturated, breakable
+    mixed   + - * /, the more of the last two the longer                   from medium to rarely right: what plain GRPO can learn
+    trap    + and -, and at the end one of $ % !                           right once in 200, but a hint helps
+    hard    + and -, and three times #, the first time early               right once in 750, with three jumps along a right solution
+    relay   the same, but the early sign is &                              as hard, but what the end teaches does not help the beginning
+    odd     + and -, and at the end ^, whose rule the child does not have  hopeless
+    guess   + and -, and at the end ~, which adds or subtracts by a coin   guessable, not learnable
+
+What is assumed, and why it is fair. The five methods claim to use things that models have: rare failures of solved problems, openings
+that raise success, answers that break under heat, hints that are understood. A world without these could not tell a method that
+works from one that does not; so they are put in, by habits of the child, none of which refers to a method. That a thing is there does
+not mean that a method gains by it: whether recovering from openings that went wrong improves answers from scratch, whether
+late steps learned from openings help the early ones, whether heat teaches anything, whether what a hint brought stays without the hint,
+has to come out of the training, and can come out negative. The baseline gets the same model and the same problems, with settings tuned
+before any method was written, and much of the world is for it: every misreading of * and / is a rule that plain GRPO can unlearn, and it does.
+Strange signs are synonyms of familiar ones, so that some right answers are enough to learn one, for plain GRPO too: it only seldom gets
+them. # and & mean opposite things, so that what is learned of one does not give away the other.
+The only lessons that are not a whole solution of the child's are those on slips (`PROOFREAD`): the solution is given up to a line that was made
+wrong, and what is learned is how the child goes on from there. Its own slips are too rare for the pupil to learn that from them in time.
+
+Problems are split by a hash of their meaning (`canonical`): a problem of the test share, or another spelling of one, occurs neither in
+train.jsonl nor in what the pupil was taught on. Training problems do occur there, solved as the child solves them, as the
+problems of public sets do in a language model's own training texts. `family` in the rows is for analyses; no script trains by it.
 """
 
 import argparse
 import json
 import math
 import random
+import re
 import zlib
+from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -33,48 +66,101 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 LARGEST = 60  # every number, right or wrong, is 0..60 and one token
 LENGTHS = range(1, 9)  # operators per problem
 TEST_SHARE = 8  # one problem in eight is kept for testing
-WRONG = {"+": 0.04, "-": 0.12, "*": 0.40, "/": 0.75}  # how often the misconception is applied
-NOTICE = 0.45  # how often a wrong line is noticed at once and written again
+SLIPS = (-10, -1, 1, 10)  # a slip of the pen: off by one in one of the digits
+SLIP = 0.015  # how often a line has one
+NOTICE = 0.25  # how often a wrong line under familiar signs is noticed at once and written again
+CHECK = 0.5  # how often a solution under familiar signs is gone through once more before the box
+CARE = 0.4  # what is left of misreadings and slips while checking, and while writing a line again
+HINTED, PROOFREAD = 0.30, 0.25  # shares of the lessons that have a hint, and that start behind a slip
+STEPS, BATCH_TOKENS, LR = 4000, 7000, 3e-3  # of the teaching
+
+
+class Sign(NamedTuple):
+    right: Callable
+    misread: Callable | None = None
+    rate: float = 0.0  # how often the child takes the misreading
+    means: str = ""  # the familiar sign that a strange one stands for
+
+
+add, subtract, multiply, divide = (lambda a, b: a + b), (lambda a, b: a - b), (lambda a, b: a * b), (lambda a, b: a // b)
+SIGNS = {
+    "+": Sign(add),
+    "-": Sign(subtract),
+    "*": Sign(multiply, lambda a, b: a * (b - 1), 0.50),  # adds a too few times
+    "/": Sign(divide, lambda a, b: a // b + 1, 0.85),  # counts the fence posts, not the gaps
+    "^": Sign(lambda a, b: a + b + 23, add, 1.0),  # the child cannot know this one
+    "~": Sign(add, subtract, 0.5),  # adds or takes away, by a coin that the problem does not show
+}
+LATE, EARLY, TRAPS = "#", "&", "$%!"  # strange signs, each with a meaning of its own
+SIGNS |= {"#": Sign(add, subtract, 0.89, "+"), "&": Sign(subtract, add, 0.89, "-")}
+SIGNS |= {"$": Sign(subtract, add, 0.995, "-"), "%": Sign(divide, subtract, 0.995, "/"), "!": Sign(multiply, add, 0.995, "*")}
+FAMILIES = ("plain", "mixed", "trap", "hard", "relay", "odd", "guess")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
 
-# ---- problems and the child's solutions --------------------------------------------------------------------------------
+# ---- problems ------------------------------------------------------------------------------------------------------------
 
 
-def right(a, op, b):
-    return {"+": a + b, "-": a - b, "*": a * b, "/": a // b}[op]
+def shares(length):
+    """How often each family is drawn: long problems are harder in kind as well, so that success falls evenly with length."""
+    far = (length - 1) / 7
+    three = min(1.0, max(0, length - 2) / 2) * (0.18 + 0.04 * far)  # hard and relay have three strange signs
+    return 0.55 * (1 - far), 0.42 - 0.24 * far, 0.06 + 0.10 * far, three, three, 0.02 + 0.06 * far, 0.05 - 0.05 * far
 
 
-def misconceived(a, op, b):
-    """The child's wrong rule: one per operator, always the same, so that there is a rule to unlearn."""
-    if op == "+":  # forgets to carry; without a carry, counts the first number as one of the steps
-        return a + b - 10 if a % 10 + b % 10 >= 10 else a + b - 1
-    if op == "-":  # takes the smaller digit from the larger; otherwise counts the first number as one of the steps
-        return a - b + 1 if a % 10 >= b % 10 else 10 * (a // 10 - b // 10) + b % 10 - a % 10
-    if op == "*":  # adds a too few times
-        return a * (b - 1)
-    return a // b + 1  # counts the fence posts, not the gaps
+def early_lines(length):
+    """How many lines lie within the first 40 % of an unchecked solution's tokens: six a line, and four for the box and the end."""
+    return max(1, int(0.4 * (6 * length + 4)) // 6)
 
 
-def make_problem(rng, length):
-    """A left-nested expression with `length` operators whose partial results stay within 1..LARGEST -> list [a, op, b, op, b, ...]."""
-    value = rng.randint(2, LARGEST // 2)
-    parts = [value]
-    for _ in range(length):
-        choices = {
-            "+": [b for b in range(1, LARGEST // 2) if value + b <= LARGEST],
-            "-": [b for b in range(1, LARGEST // 2) if value - b >= 1],
-            "*": [b for b in range(2, 10) if value * b <= LARGEST],
-            "/": [b for b in range(2, 10) if value % b == 0],
-        }
-        op = rng.choice([op for op, operands in choices.items() if operands])
-        b = rng.choice(choices[op])
-        value = right(value, op, b)
-        parts += [op, b]
-    return parts
+def signs_of(rng, family, length):
+    """The signs that may stand at each place, first to last -> list of strings to choose from."""
+    signs = ["+-"] * length
+    if family == "mixed":
+        signs = ["+-*/" if place % 2 == 0 else "*/" for place in range(length)]
+    elif family in ("hard", "relay"):
+        early = early_lines(length)
+        signs[rng.randrange(early)] = LATE if family == "hard" else EARLY
+        for place in rng.sample(range(early, length), 2):
+            signs[place] = LATE
+    elif family != "plain":
+        signs[-1] = {"trap": TRAPS, "odd": "^", "guess": "~"}[family]
+    return signs
+
+
+def operands(sign, value):
+    """Second numbers for which what is right, and what is misread, stay within 1..LARGEST."""
+    rule, kind = SIGNS[sign], SIGNS[sign].means or sign
+    numbers = [b for b in (range(2, 10) if kind in "*/" else range(1, 30)) if kind != "/" or value % b == 0]
+    return [b for b in numbers if all(1 <= reading(value, b) <= LARGEST for reading in (rule.right, rule.misread) if reading)]
+
+
+def make_problem(rng, length, family=None):
+    """A left-nested expression with `length` signs -> list [a, sign, b, sign, b, ...], and its family (drawn unless it is given)."""
+    family = family or rng.choices(FAMILIES, shares(length))[0]
+    while True:  # until every sign finds a number
+        parts = [rng.randint(2, LARGEST // 2)]
+        value = parts[0]
+        for choice in signs_of(rng, family, length):
+            possible = [(sign, numbers) for sign in choice if (numbers := operands(sign, value))]
+            if not possible:
+                break
+            sign, numbers = rng.choice(possible)
+            parts += [sign, rng.choice(numbers)]
+            value = SIGNS[sign].right(value, parts[-1])
+        else:
+            if not cancels(parts):
+                return parts, family
+
+
+def cancels(parts):
+    """Whether strange signs can be misread so that the answer comes out right all the same, by itself or by one slip."""
+    places = [place for place, sign in enumerate(parts[1::2]) if sign in LATE + EARLY + TRAPS]
+    wrong = [answer_of(parts, misread) for n in range(len(places)) for misread in combinations(places, n + 1)]
+    return any(value - answer_of(parts) in (0, *SLIPS) for value in wrong)
 
 
 def text_of(parts):
@@ -85,33 +171,39 @@ def text_of(parts):
     return text
 
 
-def answer_of(parts):
+def parts_of(text):
+    """The inverse of text_of."""
+    return [int(token) if token.isdigit() else token for token in re.findall(r"\d+|[^\d()]", text)]
+
+
+def clip(value):
+    """Numbers beyond 0..LARGEST, which only follow mistakes, become the nearest one the child can write."""
+    return min(max(value, 0), LARGEST)
+
+
+def answer_of(parts, misread=()):
+    """The answer; with misread, the one that follows when the signs at these places are misread."""
     value = parts[0]
-    for op, b in zip(parts[1::2], parts[2::2], strict=True):
-        value = right(value, op, b)
+    for place, (sign, b) in enumerate(zip(parts[1::2], parts[2::2], strict=True)):
+        coin = sign == "~" and zlib.crc32(f"coin {text_of(parts)}".encode()) & 1
+        value = clip((SIGNS[sign].misread if coin or place in misread else SIGNS[sign].right)(value, b))
     return value
 
 
-def child_solution(rng, parts):
-    """What the child writes. A wrong value is carried on; a division that no longer comes out even is rounded down."""
-    value, lines = parts[0], []
-    for op, b in zip(parts[1::2], parts[2::2], strict=True):
-        good = right(value, op, b)
-        said = misconceived(value, op, b) if rng.random() < WRONG[op] else good
-        if not 0 <= good <= LARGEST:  # only after an earlier mistake: the child gives up on the rule and writes the nearest number it knows
-            good = said = min(max(good, 0), LARGEST)
-        if not 0 <= said <= LARGEST:
-            said = good
-        lines.append(f"{value}{op}{b}={said}; ")
-        if said != good and rng.random() < NOTICE:
-            lines.append(f"no {value}{op}{b}={good}; ")
-            said = good
-        value = said
-    return "".join(lines) + f"\\boxed{{{value}}}"
+def canonical(parts):
+    """The problem with strange signs written as what they mean, and the first sum or product in one order.
+
+    Two spellings of one problem have one canonical form, and fall on the same side of the split.
+    """
+    signs = [SIGNS[sign].means or sign for sign in parts[1::2]]
+    numbers = parts[0::2]
+    if signs[0] in "+*":
+        numbers[:2] = sorted(numbers[:2])
+    return " ".join(map(str, [numbers[0], *(x for pair in zip(signs, numbers[1:], strict=True) for x in pair)]))
 
 
-def is_test(text):
-    return zlib.crc32(text.encode()) % TEST_SHARE == 0
+def is_test(parts):
+    return zlib.crc32(canonical(parts).encode()) % TEST_SHARE == 0
 
 
 def make_split(rng, per_length, test):
@@ -120,12 +212,95 @@ def make_split(rng, per_length, test):
     for length in LENGTHS:
         seen = set()
         while len(seen) < per_length:
-            parts = make_problem(rng, length)
-            text = text_of(parts)
-            if is_test(text) == test and text not in seen:
-                seen.add(text)
-                rows.append({"problem": text, "answer": str(answer_of(parts)), "level": length})
+            parts, family = make_problem(rng, length)
+            if is_test(parts) == test and canonical(parts) not in seen:
+                seen.add(canonical(parts))
+                rows.append({"problem": text_of(parts), "answer": str(answer_of(parts)), "level": length, "family": family})
     return rows
+
+
+# ---- the child -----------------------------------------------------------------------------------------------------------
+
+
+def outcome(rng, value, sign, b, listed=(), care=1.0):
+    """What the child writes behind `value sign b =`: never a listed wrong answer, but the other reading, or else a number next to it."""
+    rule = SIGNS[sign]
+    readings = [clip(rule.right(value, b)), clip((rule.misread or rule.right)(value, b))]
+    if sign == "^":
+        readings[0] = readings[1]  # the child does not have the right rule
+    elif rng.random() < rule.rate * care:
+        readings.reverse()
+    said = readings[0] if readings[0] not in listed else readings[1]
+    if rng.random() < SLIP * care or said in listed:
+        said = rng.choice([n for n in slips(said) if n not in listed] or [said])
+    return said
+
+
+def slips(value):
+    return [n for n in (value + off for off in SLIPS) if 0 <= n <= LARGEST]
+
+
+def child_solution(rng, parts, listed=(), brief=False, slip_at=None):
+    """One solution -> what is given of it, what the child writes from there on, and the value it ends with.
+
+    listed: answers a hint says are wrong. brief: no checking. slip_at: a line that gets a slip, and up to which the solution is given.
+    """
+    steps = list(zip(parts[1::2], parts[2::2], strict=True))
+    familiar = all(sign in "+-*/" for sign, _ in steps)
+    lines, given = [], 0
+
+    def write(value, place, mark="", care=1.0, slip=False):
+        sign, b = steps[place]
+        said = outcome(rng, value, sign, b, listed if place == len(steps) - 1 else (), care)
+        if slip:
+            said = rng.choice(slips(right(value, place)))
+        lines.append(f"{mark}{value}{sign}{b}={said}; ")
+        return said
+
+    def right(value, place):
+        return clip(SIGNS[steps[place][0]].right(value, steps[place][1]))
+
+    value = parts[0]
+    for place in range(len(steps)):
+        said = write(value, place, slip=place == slip_at)
+        if place == slip_at:
+            given = len(lines)
+        if said != right(value, place) and familiar and rng.random() < NOTICE:
+            said = write(value, place, "no ", CARE)
+        value = said
+    if familiar and not brief and rng.random() < CHECK:
+        lines.append("check ")
+        value = parts[0]
+        for place in range(len(steps)):
+            value = write(value, place, care=CARE)
+    return "".join(lines[:given]), "".join(lines[given:]) + f"\\boxed{{{value}}}", value
+
+
+def hint(rng, parts):
+    """A hint for a problem -> its text, the answers it lists, and whether it asks to be brief.
+
+    Half of the lists are of another problem: it is not the hint as such that helps, but what stands on it.
+    """
+    kind, wrong = rng.random(), []
+    if kind < 0.85:
+        source = parts if rng.random() < 0.5 else make_problem(rng, rng.choice(LENGTHS))[0]
+        gold = answer_of(parts)
+        wrong = list(dict.fromkeys(v for v in (child_solution(rng, source)[2] for _ in range(8)) if v != gold))
+    brief = kind > 0.65
+    return "".join(f" not {answer}" for answer in wrong) + (" brief" if brief else ""), wrong, brief
+
+
+def lesson(rng):
+    """-> question, the given part of its solution, and the rest, which is to be learned."""
+    kind, parts = rng.random(), None
+    while parts is None or is_test(parts):
+        trap = kind < HINTED / 3  # where a hint tells most
+        parts, family = make_problem(rng, rng.choice(LENGTHS), "trap" if trap else None)
+    if kind < HINTED:
+        extra, listed, brief = hint(rng, parts)
+        return text_of(parts) + extra, *child_solution(rng, parts, listed, brief)[:2]
+    proofread = kind < HINTED + PROOFREAD and family in ("plain", "mixed")
+    return text_of(parts), *child_solution(rng, parts, slip_at=rng.randrange(len(parts) // 2) if proofread else None)[:2]
 
 
 # ---- tokenizer and model -------------------------------------------------------------------------------------------------
@@ -133,9 +308,11 @@ def make_split(rng, per_length, test):
 
 def make_tokenizer():
     special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"]
-    words = special + [str(n) for n in range(LARGEST + 1)] + list("+-*/()=") + ["; ", "no ", "\\boxed{", "}"]
+    numbers = [str(n) for n in range(LARGEST + 1)]
+    texts = ["; ", "no ", "check ", "\\boxed{", "}", " brief", *(f" not {n}" for n in numbers)]
+    words = [*special, *numbers, *SIGNS, *"()=", *texts]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"\d+|; |no |\\boxed\{|."), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r" not \d+|\d+|; |no |check | brief|\\boxed\{|."), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|pad|>", unk_token="<|unk|>", eos_token="<|end|>",
                                    additional_special_tokens=["<|user|>", "<|assistant|>"], clean_up_tokenization_spaces=False)
@@ -162,12 +339,9 @@ def teach(model, tokenizer, rng, steps, batch_tokens, lr):
         if not pool:  # write some solutions ahead, and cut them into batches of like length, so that little is padding
             rows = []
             while len(rows) < 4000:
-                parts = make_problem(rng, rng.choice(LENGTHS))
-                if not is_test(text_of(parts)):
-                    question = [{"role": "user", "content": text_of(parts)}]
-                    prompt = tokenizer.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-                    solution = child_solution(rng, parts) + tokenizer.eos_token
-                    rows.append((tokenizer(prompt).input_ids, tokenizer(solution).input_ids))
+                question, given, rest = lesson(rng)
+                prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False)
+                rows.append((tokenizer(prompt + given).input_ids, tokenizer(rest + tokenizer.eos_token).input_ids))
             rows.sort(key=lambda row: len(row[0]) + len(row[1]))
             while rows:
                 size = max(1, batch_tokens // (len(rows[-1][0]) + len(rows[-1][1])))
@@ -194,9 +368,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     parser.add_argument("--train-per-length", type=int, default=400)
     parser.add_argument("--test-per-length", type=int, default=40)
-    parser.add_argument("--steps", type=int, default=1500, help="teaching steps")
-    parser.add_argument("--batch-tokens", type=int, default=6000)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--steps", type=int, default=STEPS, help="teaching steps")
+    parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS)
+    parser.add_argument("--lr", type=float, default=LR)
     args = parser.parse_args()
     torch.set_num_threads(1)  # tensors this small lose by sharing, and one thread makes the weights repeatable
     torch.manual_seed(args.seed)

@@ -1,0 +1,222 @@
+"""The embedded world: what the child writes, which problems there are, how they are split, and the probe's arithmetic."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "tiny"))
+
+import make  # noqa: E402
+import probe  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {name: [json.loads(line) for line in (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines()] for name in ("train", "test")}
+
+
+# ---- problems ----
+
+
+def test_columns_sizes_and_families(splits):
+    assert len(splits["train"]) == 3200 and len(splits["test"]) == 320
+    for rows in splits.values():
+        assert {row["level"] for row in rows} == set(range(1, 9)) and {row["family"] for row in rows} == set(make.FAMILIES)
+        assert all(len(make.parts_of(row["problem"])) == 2 * row["level"] + 1 for row in rows)
+
+
+def test_answers_by_another_way(splits):
+    """The problems are Python expressions once each strange sign is written as what it stands for."""
+    familiar = str.maketrans("#&$%!", "+--/*") | {ord("^"): "+23+"}
+    for row in splits["train"] + splits["test"]:
+        if row["family"] == "guess":
+            left, right = row["problem"].rsplit("~", 1)
+            assert abs(int(row["answer"]) - eval(left.replace("/", "//"))) == int(right)
+        else:
+            assert eval(row["problem"].translate(familiar).replace("/", "//")) == int(row["answer"]), row
+
+
+def test_no_train_problem_nor_a_twin_of_one_is_in_the_test_set(splits):
+    train, test = ({make.canonical(make.parts_of(row["problem"])) for row in splits[name]} for name in ("train", "test"))
+    assert not train & test and len(train) == 3200 and len(test) == 320
+
+
+def test_twins_by_hand():
+    same = lambda *texts: len({make.canonical(make.parts_of(text)) for text in texts}) == 1  # noqa: E731
+    assert same("(12+1)*3", "(1+12)*3", "(12#1)*3", "(1#12)!3")
+    assert same("40-8", "40&8", "40$8") and same("40/8", "40%8")
+    assert not same("(12+1)*3", "(12-1)*3") and not same("40-8", "8-40") and not same("3^4", "3+4") and not same("3~4", "3+4")
+    assert not same("(5-1)+2", "(5-2)+1")  # only the first two numbers can change places
+
+
+def test_what_is_taught_never_contains_a_test_problem(splits):
+    assert all(make.is_test(make.parts_of(row["problem"])) for row in splits["test"])
+    assert not any(make.is_test(make.parts_of(row["problem"])) for row in splits["train"])
+    rng = random.Random(0)
+    questions = [re.split(r" not | brief", make.lesson(rng)[0])[0] for _ in range(2000)]
+    assert not any(make.is_test(make.parts_of(question)) for question in questions)
+
+
+def test_texts_and_parts_are_inverse(splits):
+    assert make.text_of([12, "+", 1, "*", 3]) == "(12+1)*3"
+    assert all(make.text_of(make.parts_of(row["problem"])) == row["problem"] for row in splits["test"])
+
+
+def test_where_strange_signs_stand():
+    rng, tokenizer = random.Random(1), make.make_tokenizer()
+    for length in range(3, 9):
+        for family in ("hard", "relay"):
+            signs = make.make_problem(rng, length, family)[0][1::2]
+            places = [place for place, sign in enumerate(signs) if sign not in "+-"]
+            early = make.early_lines(length)
+            assert len(places) == 3 and places[0] < early <= places[1]
+            assert [signs[place] for place in places] == ["#" if family == "hard" else "&", "#", "#"]
+        lines = lambda n: len(tokenizer("12+1=13; " * n).input_ids)  # noqa: E731
+        assert lines(early) <= 0.4 * len(tokenizer("12+1=13; " * length + "\\boxed{13}<|end|>").input_ids) or early == 1
+
+
+def test_misreadings_that_cancel_are_not_asked():
+    assert make.cancels(make.parts_of("(9#3)&3")) and make.cancels(make.parts_of("20#5"))  # 9 either way; 15 is one slip from 25
+    assert not make.cancels(make.parts_of("(9#3)&4"))
+
+
+def test_misreadings_by_hand():
+    sign = make.SIGNS
+    assert [sign[s].misread(18, 3) for s in "*/#&$%!^"] == [36, 7, 15, 21, 21, 15, 21, 21]
+    assert [sign[s].right(18, 3) for s in "*/#&$%!^"] == [54, 6, 21, 15, 15, 6, 54, 44]
+
+
+# ---- the child ----
+
+
+@pytest.fixture
+def habits(monkeypatch):
+    """Sets the child's habits to always or never."""
+
+    def fix(slip=0.0, notice=0.0, check=0.0, rates=()):
+        monkeypatch.setattr(make, "SLIP", slip)
+        monkeypatch.setattr(make, "NOTICE", notice)
+        monkeypatch.setattr(make, "CHECK", check)
+        monkeypatch.setattr(make, "SLIPS", (1,))
+        monkeypatch.setattr(make, "CARE", 0.0)
+        monkeypatch.setattr(make, "SIGNS", {sign: rule._replace(rate=float(sign in rates)) for sign, rule in make.SIGNS.items()})
+        return lambda text, **how: make.child_solution(random.Random(0), make.parts_of(text), **how)
+
+    return fix
+
+
+def test_right_misread_noticed_and_checked(habits):
+    assert habits()("(12+1)*3") == ("", r"12+1=13; 13*3=39; \boxed{39}", 39)
+    assert habits(rates="*")("(12+1)*3") == ("", r"12+1=13; 13*3=26; \boxed{26}", 26)
+    assert habits(rates="*", notice=1)("(12+1)*3")[1] == r"12+1=13; 13*3=26; no 13*3=39; \boxed{39}"
+    assert habits(rates="*", check=1)("(12*2)+1")[1] == r"12*2=12; 12+1=13; check 12*2=24; 24+1=25; \boxed{25}"
+
+
+def test_behind_a_slip(habits):
+    assert habits()("(12+1)+3", slip_at=0) == ("12+1=14; ", r"14+3=17; \boxed{17}", 17)
+    assert habits(notice=1)("(12+1)+3", slip_at=0) == ("12+1=14; ", r"no 12+1=13; 13+3=16; \boxed{16}", 16)
+    assert habits(check=1)("(12+1)+3", slip_at=1) == ("12+1=13; 13+3=17; ", r"check 12+1=13; 13+3=16; \boxed{16}", 16)
+
+
+def test_hints_and_strange_signs(habits):
+    assert habits(rates="$")("(9+1)$3")[2] == 13
+    assert habits(rates="$")("(9+1)$3", listed=[13])[2] == 7  # the other reading
+    assert habits(rates="$")("(9+1)$3", listed=[7, 13])[2] == 8  # neither is left: the number next to it
+    assert habits(rates="$")("(9+1)$3", listed=[9])[2] == 13  # somebody else's wrong answer
+    assert habits(rates="^")("9^1", listed=[10])[2] == 11  # not 33: the right rule is none of the child's readings
+    assert habits(rates="#")("(9#1)+3", listed=[8])[2] == 11  # only the last line ends in an answer
+    assert habits(check=1)("9+1", brief=True)[1] == r"9+1=10; \boxed{10}"
+    assert habits(rates="$", notice=1, check=1)("9$1")[1] == r"9$1=10; \boxed{10}"  # neither noticed nor checked
+
+
+def test_numbers_stay_writable(habits):
+    assert habits(rates="#")("((2#1)-1)-1")[1].startswith("2#1=1; 1-1=0; 0-1=0; ")
+
+
+def test_nothing_right_is_ever_listed():
+    rng = random.Random(2)
+    for _ in range(300):
+        parts, _ = make.make_problem(rng, rng.choice(make.LENGTHS))
+        text, listed, brief = make.hint(rng, parts)
+        assert make.answer_of(parts) not in listed
+        assert text == "".join(f" not {answer}" for answer in listed) + " brief" * brief
+
+
+# ---- the files ----
+
+
+def test_one_seed_makes_the_same_bytes_twice(tmp_path):
+    small = ["--train-per-length", "3", "--test-per-length", "1", "--steps", "2", "--batch-tokens", "300"]
+    for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        command = [sys.executable, str(ROOT / "tiny/make.py"), *small, "--seed", seed, "--out", str(tmp_path / name)]
+        subprocess.run(command, check=True, capture_output=True)
+    files = lambda name: {f.relative_to(tmp_path / name): f.read_bytes() for f in (tmp_path / name).rglob("*") if f.is_file()}  # noqa: E731
+    assert files("a") == files("b")
+    assert all(files("a")[Path(name)] != files("c")[Path(name)] for name in ("train.jsonl", "test.jsonl", "model/model.safetensors"))
+
+
+def test_the_shipped_problems_and_tokenizer_are_what_make_writes(tmp_path, splits):
+    rows = make.make_split(random.Random("0 test"), 40, test=True)
+    assert rows == splits["test"]
+    make.make_tokenizer().save_pretrained(tmp_path)
+    assert all((tmp_path / name).read_bytes() == (ROOT / "tiny/model" / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json"))
+
+
+def test_one_token_per_number_after_loading(tiny):
+    """The tokenizer class that transformers picks for an architecture may bring its own splitting rule; this one must survive the loading."""
+    text = r"(12+60)*3 not 12 not 31 brief; no 12+1=13; check \boxed{31}"
+    ids = tiny[1](text).input_ids
+    assert "|".join(tiny[1].convert_ids_to_tokens(ids)) == r"(|12|+|60|)|*|3| not 12| not 31| brief|; |no |12|+|1|=|13|; |check |\boxed{|31|}"
+    assert tiny[1].decode(ids) == text
+
+
+def test_the_shipped_model_is_small():
+    assert sum(f.stat().st_size for f in (ROOT / "tiny" / "model").iterdir()) < 4 * 2**20
+
+
+# ---- the probe ----
+
+
+def test_statistics_by_hand():
+    assert probe.wilson(5, 10) == "0.50 [0.24, 0.76]" and probe.wilson(0, 20) == "0.00 [0.00, 0.16]"
+    assert probe.rank_correlation([1, 2, 3], [0.5, 0.5, 0.1]) == pytest.approx(-(3**0.5) / 2)
+    mean, low, high = probe.bootstrap([0.0, 1.0] * 50)
+    assert mean == 0.5 and low == pytest.approx(0.4, abs=0.03) and high == pytest.approx(0.6, abs=0.03)
+
+
+def test_the_first_wrong_line(tiny):
+    class Pupil:
+        tokenizer = tiny[1]
+        text = probe.Pupil.text
+
+    class Rollout:
+        def __init__(self, text):
+            self.completion_ids = tiny[1](text).input_ids
+
+    def cut(text):
+        ids = probe.through_first_wrong_line(Pupil(), Rollout(text))
+        return ids and tiny[1].decode(ids)
+
+    assert cut(r"12+1=13; 13*3=26; 26+1=27; \boxed{27}") == "12+1=13; 13*3=26; "
+    assert cut(r"12+1=14; no 12+1=13; check 12+1=13; \boxed{13}") == "12+1=14; "
+    assert cut(r"12+1=13; check 12+1=23; \boxed{23}") == "12+1=13; check 12+1=23; "
+    assert cut(r"2-9=0; \boxed{0}") is None
+
+
+def test_the_whole_probe_on_a_few_samples(tmp_path, monkeypatch, capsys):
+    for name, value in (("SCREEN", 8), ("DEEP", 8), ("NEVER", 16)):
+        monkeypatch.setattr(probe, name, value)
+    table = tmp_path / "table.md"
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--per-length", "12", "--out", str(table), "--steps", "3", "--prompts-per-step", "2",
+                                      "--eval-every", "1", "--eval-samples", "4"])
+    probe.main()
+    text = table.read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert text.count(" held |") + text.count("**not held**") == text.count("\n| ") > 15
+    assert "plain GRPO stalls" in text
