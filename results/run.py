@@ -2,8 +2,10 @@
 
     python results/run.py grpo                  # runs the seeds whose logs are missing, then writes results/grpo.md and results/grpo.png
     python results/run.py grpo --seeds 0 1 2    # fewer seeds; --jobs 1: one after the other
+    python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4      # the same for several values of one setting -> results/grpo-lr.md
 
-Logs stay in results/NAME/seed-N: metrics.jsonl, args.json (settings, versions, machine) and finished.txt, the table the run ended with.
+Logs stay in results/NAME/seed-N, or NAME-SETTING/VALUE/seed-N: metrics.jsonl, args.json (settings,
+versions, machine) and finished.txt, the table the run ended with.
 Flags that are not known here go to the script.
 """
 
@@ -30,9 +32,9 @@ PANELS = {
 }
 
 
-def run_seed(method, seed, flags):
-    """One run, or what is missing of it -> its rows of metrics."""
-    folder = RESULTS / method / f"seed-{seed}"
+def run_seed(method, group, seed, flags):
+    """One run, or what is missing of it, in results/GROUP -> its rows of metrics."""
+    folder = RESULTS / group / f"seed-{seed}"
     if not (folder / "finished.txt").exists():
         where = str(folder.relative_to(RESULTS.parent))
         how = ["--resume", where] if (folder / "args.json").exists() else ["--out", where, "--seed", str(seed)]
@@ -43,7 +45,7 @@ def run_seed(method, seed, flags):
         (folder / "finished.txt").write_text(done.stdout[done.stdout.rindex("\n", 0, done.stdout.rindex("before")) + 1 :])  # the closing table
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        print(f"seed {seed} done", flush=True)
+        print(f"{folder.relative_to(RESULTS)} done", flush=True)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -73,6 +75,18 @@ Mean ± standard error over {len(runs)} seeds, in points; pass@k with the larges
 took {took}."""
 
 
+def sweep_table(setting, values, runs):
+    """Start, best and end of the held-out score and the silent share at the end, for each value of a setting, as Markdown."""
+    lines = [f"| {setting} | held-out avg@n before | at its best | at the end | silent groups, last 10 steps |", "|---|---|---|---|---|"]
+    for value, rows in zip(values, runs, strict=True):
+        name = next(n for n in rows[0][0] if re.fullmatch(r"eval/[^/]+/avg@\d+", n))
+        scores = [[row[name] for row in run if name in row] for run in rows]
+        silent = [statistics.mean(row["frac_reward_zero_std"] for row in run[-10:]) for run in rows]
+        cells = [value, *(spread(x) for x in ([s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores], silent))]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + f"\n\nMean ± standard error over {len(runs[0])} seeds, in points."
+
+
 def figure(runs, file):
     """Every seed as a thin line and their mean as a thick one."""
     fig, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.4), constrained_layout=True)
@@ -94,16 +108,24 @@ def main():
     parser.add_argument("method", help="a script's name without .py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; one CPU core each")
+    parser.add_argument("--sweep", nargs="+", metavar=("SETTING", "VALUE"), help="repeat for each value of one setting")
     args, flags = parser.parse_known_args()
     if not (RESULTS.parent / f"{args.method}.py").exists():
         raise SystemExit(f"error: there is no {args.method}.py to run")
+    setting, *values = args.sweep or ["", ""]
+    name = f"{args.method}-{setting}" if setting else args.method
+    todo = [(args.method, f"{name}/{value}" if setting else name, seed, [*flags, *([f"--{setting}", value] if setting else [])])
+            for value in values for seed in args.seeds]
     with ThreadPoolExecutor(args.jobs) as pool:
-        runs = list(pool.map(lambda seed: run_seed(args.method, seed, flags), args.seeds))
+        done = list(pool.map(lambda work: run_seed(*work), todo))
+    runs = [done[i : i + len(args.seeds)] for i in range(0, len(done), len(args.seeds))]  # by value
     command = " ".join(["python results/run.py", args.method, *sys.argv[2:]])
-    machine = json.loads((RESULTS / args.method / f"seed-{args.seeds[0]}" / "args.json").read_text())["environment"]["device"]
-    (RESULTS / f"{args.method}.md").write_text(f"`{command}` on {machine}\n\n{table(runs)}\n")
-    figure(runs, RESULTS / f"{args.method}.png")
-    print((RESULTS / f"{args.method}.md").read_text())
+    machine = json.loads((RESULTS / todo[0][1] / f"seed-{args.seeds[0]}" / "args.json").read_text())["environment"]["device"]
+    text = sweep_table(setting, values, runs) if setting else table(runs[0])
+    (RESULTS / f"{name}.md").write_text(f"`{command}` on {machine}\n\n{text}\n")
+    if not setting:
+        figure(runs[0], RESULTS / f"{name}.png")
+    print((RESULTS / f"{name}.md").read_text())
 
 
 if __name__ == "__main__":
