@@ -3,7 +3,6 @@
 import json
 import random
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -151,11 +150,11 @@ def test_nothing_right_is_ever_listed():
 # ---- the files ----
 
 
-def test_one_seed_makes_the_same_bytes_twice(tmp_path):
+def test_one_seed_makes_the_same_bytes_twice(tmp_path, monkeypatch):
     small = ["--train-per-length", "3", "--test-per-length", "1", "--steps", "2", "--batch-tokens", "300"]
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
-        command = [sys.executable, str(ROOT / "tiny/make.py"), *small, "--seed", seed, "--out", str(tmp_path / name)]
-        subprocess.run(command, check=True, capture_output=True)
+        monkeypatch.setattr(sys, "argv", ["make.py", *small, "--seed", seed, "--out", str(tmp_path / name)])
+        make.main()
     files = lambda name: {f.relative_to(tmp_path / name): f.read_bytes() for f in (tmp_path / name).rglob("*") if f.is_file()}  # noqa: E731
     assert files("a") == files("b")
     assert all(files("a")[Path(name)] != files("c")[Path(name)] for name in ("train.jsonl", "test.jsonl", "model/model.safetensors"))
@@ -213,7 +212,7 @@ def test_the_whole_probe_on_a_few_samples(tmp_path, monkeypatch, capsys):
     for name, value in (("SCREEN", 8), ("DEEP", 8), ("NEVER", 16)):
         monkeypatch.setattr(probe, name, value)
     table = tmp_path / "table.md"
-    monkeypatch.setattr(sys, "argv", ["probe.py", "--per-length", "12", "--out", str(table), "--steps", "3", "--prompts-per-step", "2",
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--per-length", "8", "--out", str(table), "--steps", "3", "--prompts-per-step", "2",
                                       "--eval-every", "1", "--eval-samples", "4"])
     probe.main()
     text = table.read_text()
