@@ -18,7 +18,7 @@ instead of every response (--loss-type), the upper clip is wider than the lower 
 (--updates-per-batch).
 Left out: DAPO's refilling of silent groups and its penalty for overlong responses.
 
-Expect on the embedded model: held-out score up by 20 points within 80 steps, flat at the end, with two of three groups silent: the stall.
+Expect on the embedded model: held-out score up by 20 points within 80 steps, flat at the end, with nearly three of four groups silent: the stall.
 """
 
 import time

@@ -17,8 +17,8 @@ So it has the child's habits, all of them as probabilities:
 - Checking, which is noticing late. A finished solution is often (`CHECK`) gone through once more with more care (`CARE`), and the
   second pass stands: `12+1=13; 13*3=26; check 12+1=13; 13*3=39; \boxed{39}`.
 - Strange signs put the child off: such problems are neither noticed nor checked.
-- Hints. ` not 12 not 31` behind a problem lists answers that are wrong (one token each: so small a pupil learned to use the list, not
-  merely to see that there is one, only in that form). The child never ends in a listed answer: it reads the last sign the
+- Hints. ` not 12 not 31` behind a problem lists answers that are wrong (one token each: as ordinary numbers the pupil did not learn to use
+  them at all; how far it does now, probe.py says). The child never ends in a listed answer: it reads the last sign the
   other way, or writes a number next to it. ` brief` keeps it from checking. Half of the lists in its lessons belonged to other problems.
 
 Seven families of problems, drawn with shares that depend on the length (`shares`):
@@ -36,8 +36,8 @@ that raise success, answers that break under heat, hints that are understood. A 
 works from one that does not; so they are put in, by habits of the child, none of which refers to a method. That a thing is there does
 not mean that a method gains by it: whether recovering from openings that went wrong improves answers from scratch, whether
 late steps learned from openings help the early ones, whether heat teaches anything, whether what a hint brought stays without the hint,
-has to come out of the training, and can come out negative. The baseline gets the same model and the same problems, with settings tuned
-before any method was written, and much of the world is for it: every misreading of * and / is a rule that plain GRPO can unlearn, and it does.
+has to come out of the training, and can come out negative. The baseline gets the same model and the same problems, and its settings are
+to be tuned before any method is written; much of the world is for it: every misreading of * and / is a rule that plain GRPO can unlearn, and it does.
 Strange signs are synonyms of familiar ones, so that some right answers are enough to learn one, for plain GRPO too: it only seldom gets
 them. # and & mean opposite things, so that what is learned of one does not give away the other.
 The only lessons that are not a whole solution of the child's are those on slips (`PROOFREAD`): the solution is given up to a line that was made

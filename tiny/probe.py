@@ -1,6 +1,6 @@
 """Measure whether the embedded world is what it has to be, before any method is run in it.
 
-    python tiny/probe.py                              # the shipped world; about 15 minutes on two cores
+    python tiny/probe.py                              # the shipped world; 7 minutes on two shared cores
     python tiny/make.py --seed 1 --out /tmp/world && python tiny/probe.py --world /tmp/world
 
 Each of the five papers presumes something about its model and its problems: that solved problems still fail now and then, that right
@@ -125,11 +125,11 @@ def screen(pupil, problems):
 
 def deepen(pupil, problems, more):
     for problem in problems:
-        hits, right = problem["p"] * problem["n"], problem["right"]
+        hits = problem["p"] * problem["n"]
         for part in range(0, more, DEEP):
             group = pupil.sample([problem["prompt_ids"]], [problem["answer"]], min(DEEP, more - part), ("deep", problem["id"], problem["n"]))[0]
             hits += sum(r.reward for r in group)
-            right += [r for r in group if r.reward][: 1 - len(right)] if not right else []
+            problem["right"] = problem["right"] or [r for r in group if r.reward][:1]
             problem["n"] += len(group)
         problem["p"] = hits / problem["n"]
 
@@ -145,7 +145,7 @@ def by_length(problems):
            0.7 <= means[0] <= 0.92 and means[-1] < 0.05 and max(steps) <= 0.3)
 
 
-def bands(problems, deep, hopeless_found, hopeless_tried):
+def bands(problems, hopeless_found, hopeless_tried):
     count = len(problems)
     share = lambda low, high: sum(low <= p["p"] <= high for p in problems)  # noqa: E731
     for name, low, high in (("saturated but breakable", 0.95, 0.995), ("medium", 0.4, 0.6), ("hard but solvable", 3e-4, 5e-3)):
@@ -321,7 +321,7 @@ def main():
         say(by_length(problems))
         odd = [p for p in rare if p["family"] == "odd" and not p["p"]][:4]
         deepen(pupil, odd, NEVER - odd[0]["n"] if odd else 0)
-        say(bands(problems, rare, sum(not p["p"] for p in odd), len(odd)))
+        say(bands(problems, sum(not p["p"] for p in odd), len(odd)))
         say(failure_prefixes(pupil, problems))
         say(correct_prefixes(pupil, problems))
         say(heat(pupil, problems, "at the start"))
