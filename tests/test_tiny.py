@@ -32,11 +32,13 @@ def test_columns_sizes_and_families(splits):
 
 def test_answers_by_another_way(splits):
     """The problems are Python expressions once each strange sign is written as what it stands for."""
-    familiar = str.maketrans("#&$%!", "+--/*") | {ord("^"): "+23+"}
+    familiar = {ord("^"): "+23+"}
+    for signs, _, means in make.STRANGE.values():
+        familiar |= str.maketrans(signs, means)
     for row in splits["train"] + splits["test"]:
         if row["family"] == "guess":
             left, right = row["problem"].rsplit("~", 1)
-            assert abs(int(row["answer"]) - eval(left.replace("/", "//"))) == int(right)
+            assert int(row["answer"]) in (eval(left) + int(right), max(0, eval(left) - int(right)))
         else:
             assert eval(row["problem"].translate(familiar).replace("/", "//")) == int(row["answer"]), row
 
@@ -48,8 +50,8 @@ def test_no_train_problem_nor_a_twin_of_one_is_in_the_test_set(splits):
 
 def test_twins_by_hand():
     same = lambda *texts: len({make.canonical(make.parts_of(text)) for text in texts}) == 1  # noqa: E731
-    assert same("(12+1)*3", "(1+12)*3", "(12#1)*3", "(1#12)!3")
-    assert same("40-8", "40&8", "40$8") and same("40/8", "40%8")
+    assert same("(12+1)*3", "(1+12)*3", "(12a1)*3", "(1l12)*3", "(1l12)C3")  # a and l mean +, C means *
+    assert same("40-8", "40b8", "40%8") and same("40/8", "40D8")
     assert not same("(12+1)*3", "(12-1)*3") and not same("40-8", "8-40") and not same("3^4", "3+4") and not same("3~4", "3+4")
     assert not same("(5-1)+2", "(5-2)+1")  # only the first two numbers can change places
 
@@ -67,28 +69,42 @@ def test_texts_and_parts_are_inverse(splits):
     assert all(make.text_of(make.parts_of(row["problem"])) == row["problem"] for row in splits["test"])
 
 
+def test_what_the_child_takes_strange_signs_for():
+    """Those of FAIR for what they mean, all others for something else, by the readings themselves."""
+    strange = {sign: rule for sign, rule in make.SIGNS.items() if rule.means}
+    assert len(strange) == 64 and set(make.FAIR) < set(strange)
+    for sign, rule in strange.items():
+        assert (rule.readings[0] is rule.right) == (sign in make.FAIR) and rule.right in rule.readings
+        assert rule.right is make.FAMILIAR[rule.means] and len(rule.readings) == (4 if sign.isupper() else 2)
+
+
 def test_where_strange_signs_stand():
     rng, tokenizer = random.Random(1), make.make_tokenizer()
     for length in range(3, 9):
+        early = make.early_lines(length)
         for family in ("hard", "relay"):
             signs = make.make_problem(rng, length, family)[0][1::2]
             places = [place for place, sign in enumerate(signs) if sign not in "+-"]
-            early = make.early_lines(length)
             assert len(places) == 3 and places[0] < early <= places[1]
-            assert [signs[place] for place in places] == ["#" if family == "hard" else "&", "#", "#"]
+            first, second, third = (signs[place] for place in places)
+            assert second == third and second in make.SMALL and (first in make.MARK if family == "relay" else first == second)
+            assert not {first, second} & set(make.FAIR)
+        for family in ("trap", "fair", "fair", "fair", "fair"):
+            strange = [sign for sign in make.make_problem(rng, length, family)[0][1::2] if make.SIGNS[sign].means]
+            assert len(strange) in ((1,) if family == "trap" else (1, 3))
+            assert all((sign in make.FAIR) == (family == "fair") for sign in strange)
         lines = lambda n: len(tokenizer("12+1=13; " * n).input_ids)  # noqa: E731
         assert lines(early) <= 0.4 * len(tokenizer("12+1=13; " * length + "\\boxed{13}<|end|>").input_ids) or early == 1
 
 
 def test_misreadings_that_cancel_are_not_asked():
-    assert make.cancels(make.parts_of("(9#3)&3")) and make.cancels(make.parts_of("20#5"))  # 9 either way; 15 is one slip from 25
-    assert not make.cancels(make.parts_of("(9#3)&4"))
+    assert make.cancels(make.parts_of("(9k3)l3")) and make.cancels(make.parts_of("20k5"))  # 9 either way; 25 is one slip from 15
+    assert not make.cancels(make.parts_of("(9k3)l4"))
 
 
 def test_misreadings_by_hand():
-    sign = make.SIGNS
-    assert [sign[s].misread(18, 3) for s in "*/#&$%!^"] == [36, 7, 15, 21, 21, 15, 21, 21]
-    assert [sign[s].right(18, 3) for s in "*/#&$%!^"] == [54, 6, 21, 15, 15, 6, 54, 44]
+    assert [make.SIGNS[sign].readings[0](18, 3) for sign in "*/klKL%^"] == [36, 7, 21, 15, 54, 6, 21, 21]
+    assert [make.SIGNS[sign].right(18, 3) for sign in "*/klKL%^"] == [54, 6, 15, 21, 15, 54, 15, 44]
 
 
 # ---- the child ----
@@ -102,9 +118,10 @@ def habits(monkeypatch):
         monkeypatch.setattr(make, "SLIP", slip)
         monkeypatch.setattr(make, "NOTICE", notice)
         monkeypatch.setattr(make, "CHECK", check)
+        monkeypatch.setattr(make, "PASSES", 2)
         monkeypatch.setattr(make, "SLIPS", (1,))
         monkeypatch.setattr(make, "CARE", 0.0)
-        monkeypatch.setattr(make, "SIGNS", {sign: rule._replace(rate=float(sign in rates)) for sign, rule in make.SIGNS.items()})
+        monkeypatch.setattr(make, "SIGNS", {sign: rule._replace(rate=float(bool(rule.means) or sign in rates)) for sign, rule in make.SIGNS.items()})
         return lambda text, **how: make.child_solution(random.Random(0), make.parts_of(text), **how)
 
     return fix
@@ -121,29 +138,49 @@ def test_behind_a_slip(habits):
     assert habits()("(12+1)+3", slip_at=0) == ("12+1=14; ", r"14+3=17; \boxed{17}", 17)
     assert habits(notice=1)("(12+1)+3", slip_at=0) == ("12+1=14; ", r"no 12+1=13; 13+3=16; \boxed{16}", 16)
     assert habits(check=1)("(12+1)+3", slip_at=1) == ("12+1=13; 13+3=17; ", r"check 12+1=13; 13+3=16; \boxed{16}", 16)
+    assert habits()("(12+1)+3", slip_at=2)[:2] == ("12+1=13; 13+3=16; check 12+1=14; ", r"14+3=17; \boxed{17}")
 
 
 def test_hints_and_strange_signs(habits):
-    assert habits(rates="$")("(9+1)$3")[2] == 13
-    assert habits(rates="$")("(9+1)$3", listed=[13])[2] == 7  # the other reading
-    assert habits(rates="$")("(9+1)$3", listed=[7, 13])[2] == 8  # neither is left: the number next to it
-    assert habits(rates="$")("(9+1)$3", listed=[9])[2] == 13  # somebody else's wrong answer
-    assert habits(rates="^")("9^1", listed=[10])[2] == 11  # not 33: the right rule is none of the child's readings
-    assert habits(rates="#")("(9#1)+3", listed=[8])[2] == 11  # only the last line ends in an answer
+    assert habits()("(9+1)k3")[1] == r"9+1=10; 10k3=13; \boxed{13}"  # k means -, and is taken for +
+    assert habits()("(9+1)k3", listed=[13])[1] == r"9+1=10; 10k3=13; no 10k3=7; \boxed{7}"
+    assert habits()("(9+1)k3", listed=[7, 13])[2] == 14  # neither reading is left: the number next to the first
+    assert habits()("(9+1)k3", listed=[9])[2] == 13  # somebody else's wrong answer
+    assert habits()("9^1", listed=[10])[2] == 11  # not 33: the right rule is none of the child's readings
+    assert habits()("(9k1)+3", listed=[10])[2] == 13  # only the last line ends in an answer
+    assert habits()("12K4", listed=[48])[2] in (16, 8, 3)  # any other reading of a capital
+    assert habits(check=1)("9K1")[1] == r"9K1=9; check 9K1=9; \boxed{9}"  # it is sure enough of capitals to check
+    assert habits(check=1, notice=1)("9k1")[1] == r"9k1=10; \boxed{10}"  # but not of small letters
     assert habits(check=1)("9+1", brief=True)[1] == r"9+1=10; \boxed{10}"
-    assert habits(rates="$", notice=1, check=1)("9$1")[1] == r"9$1=10; \boxed{10}"  # neither noticed nor checked
 
 
 def test_numbers_stay_writable(habits):
-    assert habits(rates="#")("((2#1)-1)-1")[1].startswith("2#1=1; 1-1=0; 0-1=0; ")
+    assert habits()("((2b1)-1)-1")[1].startswith("2b1=1; 1-1=0; 0-1=0; ")
 
 
-def test_nothing_right_is_ever_listed():
+def test_nothing_that_is_taught_depends_on_what_strange_signs_mean(monkeypatch):
+    rng = random.Random(2)
+    problems = [make.make_problem(rng, rng.choice(make.LENGTHS))[0] for _ in range(300)]
+    monkeypatch.setattr(make, "make_problem", lambda rng, length, taught: (rng.choice(problems), ""))  # whose numbers are chosen to suit the meanings
+
+    def taught():
+        rng = random.Random(3)
+        return [(hint := make.hint(rng, parts), make.child_solution(rng, parts, *hint[1:])) for parts in problems]
+
+    before = taught()
+    for place in (0, -1):
+        others = {sign: rule._replace(right=rule.readings[place]) for sign, rule in make.SIGNS.items() if rule.means}
+        monkeypatch.setattr(make, "SIGNS", make.SIGNS | others)
+        assert taught() == before
+
+
+def test_what_a_hint_lists():
+    """Never the right answer, where the child can know all signs."""
     rng = random.Random(2)
     for _ in range(300):
         parts, _ = make.make_problem(rng, rng.choice(make.LENGTHS))
         text, listed, brief = make.hint(rng, parts)
-        assert make.answer_of(parts) not in listed
+        assert make.answer_of(parts) not in listed or any(make.SIGNS[sign].means or sign == "~" for sign in parts[1::2])
         assert text == "".join(f" not {answer}" for answer in listed) + " brief" * brief
 
 

@@ -10,24 +10,28 @@ A problem is a left-nested sum. Its answer is reached one sign a line:
 The starting model is a *pupil*: a small language model taught, by next-token prediction, on solutions that an imagined child wrote.
 So it has the child's habits, all of them as probabilities:
 
-- Misreading. The child has one wrong rule for a sign (`SIGNS`) and takes it some of the time: often for * and /, nearly always for strange
-  signs. A misreading is the same everywhere, so that a rule learned on one problem holds on others.
-- Slips. Any line is off by one or by ten now and then (`SLIP`), without any rule. Short sums of + and - fail by slips alone.
+- Misreading. The child has one wrong rule for * and one for /, and takes it some of the time (`SIGNS`). A misreading is the same
+  everywhere, so that a rule learned on one problem holds on others.
+- Strange signs. 64 letters and marks stand for + - * or /. The child takes each of them for one of these, of capitals it is nearly sure,
+  of the others less so (`STRANGE`), and for most it is wrong. It does not know for which: no solution and no hint in its lessons depends on it.
+- Slips. Any line of a first pass is off by one or by ten now and then (`SLIP`), without any rule. Short sums of + and - fail by slips alone.
 - Noticing. A wrong line is sometimes seen at once and written again: `13*3=26; no 13*3=39; `.
-- Checking, which is noticing late. A finished solution is often (`CHECK`) gone through once more with more care (`CARE`), and the
-  second pass stands: `12+1=13; 13*3=26; check 12+1=13; 13*3=39; \boxed{39}`.
-- Strange signs put the child off: such problems are neither noticed nor checked.
-- Hints. ` not 12 not 31` behind a problem lists answers that are wrong (one token each: as ordinary numbers the pupil did not learn to use
-  them at all; how far it does now, probe.py says). The child never ends in a listed answer: it reads the last sign the
-  other way, or writes a number next to it. ` brief` keeps it from checking. Half of the lists in its lessons belonged to other problems.
+- Checking, which is noticing late. A finished solution is often (`CHECK`) gone through once more, or twice, with more care (`CARE`), and the
+  last pass stands: `12+1=13; 13*3=26; check 12+1=13; 13*3=39; \boxed{39}`. Signs that it is not sure of put the child off: such problems are
+  neither noticed nor checked.
+- Hints. ` not 12 not 31` behind a problem lists answers that are wrong. When the child arrives at a listed answer, it says so, and reads the last
+  sign in another way: `20K4=24; no 20K4=5; `. ` brief` keeps it from checking. Half of the lists in its lessons belonged to other problems.
 
-Seven families of problems, drawn with shares that depend on the length (`shares`):
+Eight families of problems, drawn with shares that depend on the length (`shares`):
 
     plain   + and - only: right, save for slips                            saturated, breakable
     mixed   + - * /, the more of the last two the longer                   from medium to rarely right: what plain GRPO can learn
-    trap    + and -, and at the end one of $ % !                           right once in 200, but a hint helps
-    hard    + and -, and three times #, the first time early               right once in 750, with three jumps along a right solution
-    relay   the same, but the early sign is &                              as hard, but what the end teaches does not help the beginning
+    fair    strange signs that mean what the child takes them for          saturated to medium
+    trap    + and -, and at the end a capital that it takes for another    right once in 200, but a hint helps
+    hard    + and -, and three times the same small letter, taken for      right once in 400, with three jumps along a right solution
+            the opposite, the first time early
+    relay   the same, but the early sign is a mark, the two late ones a    as hard, but what the end teaches does not help the beginning
+            letter
     odd     + and -, and at the end ^, whose rule the child does not have  hopeless
     guess   + and -, and at the end ~, which adds or subtracts by a coin   guessable, not learnable
 
@@ -36,10 +40,12 @@ that raise success, answers that break under heat, hints that are understood. A 
 works from one that does not; so they are put in, by habits of the child, none of which refers to a method. That a thing is there does
 not mean that a method gains by it: whether recovering from openings that went wrong improves answers from scratch, whether
 late steps learned from openings help the early ones, whether heat teaches anything, whether what a hint brought stays without the hint,
-has to come out of the training, and can come out negative. The baseline gets the same model and the same problems, and its settings are
-to be tuned before any method is written; much of the world is for it: every misreading of * and / is a rule that plain GRPO can unlearn, and it does.
-Strange signs are synonyms of familiar ones, so that some right answers are enough to learn one, for plain GRPO too: it only seldom gets
-them. # and & mean opposite things, so that what is learned of one does not give away the other.
+has to come out of the training, and can come out negative. The baseline gets the same model and the same problems, and its learning rate was
+chosen on the held-out score before any method was measured here (results/grpo-lr.md). Much of the world is for it: the misreadings of * and / are
+rules that plain GRPO can unlearn, and it does. Why it does not learn the strange signs: of each it sees a right answer once or twice in a
+run, and what it learns of one says nothing about the next. That is so because the fair ones look the same to the pupil: a habit of
+reading all strange signs the other way would cost more on those than it brings on the others. (In an earlier world without fair signs plain
+GRPO found that habit within 40 steps.)
 The only lessons that are not a whole solution of the child's are those on slips (`PROOFREAD`): the solution is given up to a line that was made
 wrong, and what is learned is how the child goes on from there. Its own slips are too rare for the pupil to learn that from them in time.
 
@@ -55,7 +61,7 @@ import random
 import re
 import zlib
 from collections.abc import Callable
-from itertools import combinations
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,34 +73,47 @@ LARGEST = 60  # every number, right or wrong, is 0..60 and one token
 LENGTHS = range(1, 9)  # operators per problem
 TEST_SHARE = 8  # one problem in eight is kept for testing
 SLIPS = (-10, -1, 1, 10)  # a slip of the pen: off by one in one of the digits
-SLIP = 0.015  # how often a line has one
-NOTICE = 0.25  # how often a wrong line under familiar signs is noticed at once and written again
-CHECK = 0.5  # how often a solution under familiar signs is gone through once more before the box
-CARE = 0.4  # what is left of misreadings and slips while checking, and while writing a line again
-HINTED, PROOFREAD = 0.30, 0.25  # shares of the lessons that have a hint, and that start behind a slip
-STEPS, BATCH_TOKENS, LR = 4000, 7000, 3e-3  # of the teaching
+SLIP = 0.02  # how often a line of the first pass has one
+NOTICE = 0.25  # how often a wrong line of the first pass is noticed at once and written again
+CHECK, PASSES = 0.45, 3  # how often a solution is gone through once more before the box, and the passes at most, the first included
+CARE = 0.4  # what is left of misreadings of * and / while checking, and while writing a line again
+HINTED, PROOFREAD, CAPITALS = 0.32, 0.30, 0.05  # lessons with a hint, lessons that start behind a slip, lessons on capitals besides; shares
+STEPS, BATCH_TOKENS = 4000, 3500  # of the teaching
+LR, MUON_LR = 3e-3, 0.01  # of AdamW for embeddings, head and norms, and of Muon for the matrices in between
 
 
 class Sign(NamedTuple):
     right: Callable
-    misread: Callable | None = None
-    rate: float = 0.0  # how often the child takes the misreading
+    readings: tuple  # what the child may read, the likeliest first
+    rate: float = 1.0  # how often it reads the first; the others share the rest
     means: str = ""  # the familiar sign that a strange one stands for
 
 
-add, subtract, multiply, divide = (lambda a, b: a + b), (lambda a, b: a - b), (lambda a, b: a * b), (lambda a, b: a // b)
+FAMILIAR = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b, "/": lambda a, b: a // b}
+add, subtract, multiply, divide = FAMILIAR.values()
 SIGNS = {
-    "+": Sign(add),
-    "-": Sign(subtract),
-    "*": Sign(multiply, lambda a, b: a * (b - 1), 0.50),  # adds a too few times
-    "/": Sign(divide, lambda a, b: a // b + 1, 0.85),  # counts the fence posts, not the gaps
-    "^": Sign(lambda a, b: a + b + 23, add, 1.0),  # the child cannot know this one
-    "~": Sign(add, subtract, 0.5),  # adds or takes away, by a coin that the problem does not show
+    "+": Sign(add, (add,)),
+    "-": Sign(subtract, (subtract,)),
+    "*": Sign(multiply, (lambda a, b: a * (b - 1), multiply), 0.40),  # adds a too few times
+    "/": Sign(divide, (lambda a, b: a // b + 1, divide), 0.85),  # counts the fence posts, not the gaps
+    "^": Sign(lambda a, b: a + b + 23, (add,)),  # the child cannot know this one
+    "~": Sign(add, (add, subtract), 0.5),  # adds or takes away, down to 0, by a coin that the problem does not show
 }
-LATE, EARLY, TRAPS = "#", "&", "$%!"  # strange signs, each with a meaning of its own
-SIGNS |= {"#": Sign(add, subtract, 0.89, "+"), "&": Sign(subtract, add, 0.89, "-")}
-SIGNS |= {"$": Sign(subtract, add, 0.995, "-"), "%": Sign(divide, subtract, 0.995, "/"), "!": Sign(multiply, add, 0.995, "*")}
-FAMILIES = ("plain", "mixed", "trap", "hard", "relay", "odd", "guess")
+STRANGE = {  # how sure the child is of them, the signs, what it takes each of them for, what each of them means
+    0.987: ("ABCDEFGHIJKLMNOPQRSTUVWXYZ",
+            "+-*/+-*/+-*/+-*/+-*/+-*/+-",
+            "+-*/+-*/+--*-*/+-*/+*/+-/+"),
+    0.86: ("abcdefghijklmnopqrstuvwxyz" "#&@$%!?<>|:_",
+           "+-+-+-+-+-+-+-+-+-+-+-+-+-" "+-+-+-+-+-+-",
+           "+-+-+-+-+--+-+-+-+-+-+-+-+" "+-+--+-+-+-+"),
+}  # fmt: skip
+FAIR = "ABCDEFGHIJabcdefghij#&@$"  # those that mean what the child takes them for
+for sure, rows in STRANGE.items():
+    known = "+-*/" if sure > 0.9 else "+-"
+    for sign, taken_for, means in zip(*rows, strict=True):
+        SIGNS[sign] = Sign(FAMILIAR[means], (FAMILIAR[taken_for], *(FAMILIAR[name] for name in known if name != taken_for)), sure, means)
+CAPITAL, SMALL, MARK = STRANGE[0.987][0], STRANGE[0.86][0][:26], STRANGE[0.86][0][26:]
+FAMILIES = ("plain", "mixed", "fair", "trap", "hard", "relay", "odd", "guess")
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -104,11 +123,22 @@ CHAT_TEMPLATE = (
 # ---- problems ------------------------------------------------------------------------------------------------------------
 
 
-def shares(length):
-    """How often each family is drawn: long problems are harder in kind as well, so that success falls evenly with length."""
+def shares(length, taught=False):
+    """How often each of FAMILIES is drawn: long problems are harder in kind as well, so that success falls evenly with length.
+
+    taught: in the child's lessons, where there is more of what it can do, and less of what can be learned by trying.
+    """
     far = (length - 1) / 7
-    three = min(1.0, max(0, length - 2) / 2) * (0.18 + 0.04 * far)  # hard and relay have three strange signs
-    return 0.55 * (1 - far), 0.42 - 0.24 * far, 0.06 + 0.10 * far, three, three, 0.02 + 0.06 * far, 0.05 - 0.05 * far
+    three = min(1.0, max(0, length - 2) / 2) * (0.20 + 0.03 * far)  # hard and relay have three strange signs
+    if taught:
+        return 0.42 * (1 - far), 0.40 - 0.26 * far, 0.16 * (1 - far), 0.10 + 0.12 * far, three, three, 0.02 + 0.06 * far, 0.05 - 0.05 * far
+    fair = (0.15 + thrice_weight(length)) * (1 - far)
+    return 0.18 * (1 - far), 0.50 - 0.26 * far, fair, 0.10 + 0.12 * far, three, three, 0.02 + 0.02 * far, 0.02 - 0.02 * far
+
+
+def thrice_weight(length):
+    """How often fair problems have three strange signs, against .15 for one. The child's lessons have fewer of them: they do not ask for it."""
+    return 0.6 * min(1.0, max(0, length - 2) / 2)
 
 
 def early_lines(length):
@@ -116,18 +146,21 @@ def early_lines(length):
     return max(1, int(0.4 * (6 * length + 4)) // 6)
 
 
-def signs_of(rng, family, length):
-    """The signs that may stand at each place, first to last -> list of strings to choose from."""
+def signs_of(rng, family, length, thrice=None):
+    """The signs that may stand at each place, first to last -> list of signs to choose from. thrice: of fair problems; None: by a coin."""
     signs = ["+-"] * length
     if family == "mixed":
         signs = ["+-*/" if place % 2 == 0 else "*/" for place in range(length)]
-    elif family in ("hard", "relay"):
-        early = early_lines(length)
-        signs[rng.randrange(early)] = LATE if family == "hard" else EARLY
+    elif family in ("hard", "relay") or family == "fair" and length > 2 and (rng.random() < 0.5 if thrice is None else thrice):
+        early, (letters, marks) = early_lines(length), [[sign for sign in kind if (sign in FAIR) == (family == "fair")] for kind in (SMALL, MARK)]
+        late = rng.choice(letters)
+        signs[rng.randrange(early)] = rng.choice(marks) if family == "relay" or family == "fair" and rng.random() < 0.5 else late
         for place in rng.sample(range(early, length), 2):
-            signs[place] = LATE
+            signs[place] = late
+    elif family in ("trap", "fair"):
+        signs[-1] = [sign for sign in CAPITAL if (sign in FAIR) == (family == "fair")]
     elif family != "plain":
-        signs[-1] = {"trap": TRAPS, "odd": "^", "guess": "~"}[family]
+        signs[-1] = {"odd": "^", "guess": "~"}[family]
     return signs
 
 
@@ -135,16 +168,17 @@ def operands(sign, value):
     """Second numbers for which what is right, and what is misread, stay within 1..LARGEST."""
     rule, kind = SIGNS[sign], SIGNS[sign].means or sign
     numbers = [b for b in (range(2, 10) if kind in "*/" else range(1, 30)) if kind != "/" or value % b == 0]
-    return [b for b in numbers if all(1 <= reading(value, b) <= LARGEST for reading in (rule.right, rule.misread) if reading)]
+    return [b for b in numbers if all(1 <= reading(value, b) <= LARGEST for reading in (rule.right, rule.readings[0]))]
 
 
-def make_problem(rng, length, family=None):
+def make_problem(rng, length, family=None, taught=False):
     """A left-nested expression with `length` signs -> list [a, sign, b, sign, b, ...], and its family (drawn unless it is given)."""
-    family = family or rng.choices(FAMILIES, shares(length))[0]
-    while True:  # until every sign finds a number
+    family = family or rng.choices(FAMILIES, shares(length, taught))[0]
+    thrice = None if taught else rng.random() < thrice_weight(length) / (0.15 + thrice_weight(length))
+    while True:  # until every sign finds a number; which three strange signs often do not
         parts = [rng.randint(2, LARGEST // 2)]
         value = parts[0]
-        for choice in signs_of(rng, family, length):
+        for choice in signs_of(rng, family, length, thrice):
             possible = [(sign, numbers) for sign in choice if (numbers := operands(sign, value))]
             if not possible:
                 break
@@ -158,8 +192,8 @@ def make_problem(rng, length, family=None):
 
 def cancels(parts):
     """Whether strange signs can be misread so that the answer comes out right all the same, by itself or by one slip."""
-    places = [place for place, sign in enumerate(parts[1::2]) if sign in LATE + EARLY + TRAPS]
-    wrong = [answer_of(parts, misread) for n in range(len(places)) for misread in combinations(places, n + 1)]
+    choices = [SIGNS[sign].readings if SIGNS[sign].means else (SIGNS[sign].right,) for sign in parts[1::2]]
+    wrong = [answer_of(parts, readings) for readings in product(*choices) if readings != tuple(SIGNS[sign].right for sign in parts[1::2])]
     return any(value - answer_of(parts) in (0, *SLIPS) for value in wrong)
 
 
@@ -181,12 +215,12 @@ def clip(value):
     return min(max(value, 0), LARGEST)
 
 
-def answer_of(parts, misread=()):
-    """The answer; with misread, the one that follows when the signs at these places are misread."""
-    value = parts[0]
+def answer_of(parts, readings=None):
+    """The answer, or the one that follows from reading the signs like this."""
+    value, coin = parts[0], zlib.crc32(f"coin {text_of(parts)}".encode()) & 1
     for place, (sign, b) in enumerate(zip(parts[1::2], parts[2::2], strict=True)):
-        coin = sign == "~" and zlib.crc32(f"coin {text_of(parts)}".encode()) & 1
-        value = clip((SIGNS[sign].misread if coin or place in misread else SIGNS[sign].right)(value, b))
+        reading = readings[place] if readings else SIGNS["-"].right if sign == "~" and coin else SIGNS[sign].right
+        value = clip(reading(value, b))
     return value
 
 
@@ -223,15 +257,14 @@ def make_split(rng, per_length, test):
 
 
 def outcome(rng, value, sign, b, listed=(), care=1.0):
-    """What the child writes behind `value sign b =`: never a listed wrong answer, but the other reading, or else a number next to it."""
+    """What the child writes behind `value sign b =`, never a listed answer: it takes another reading, or else a number next to it."""
     rule = SIGNS[sign]
-    readings = [clip(rule.right(value, b)), clip((rule.misread or rule.right)(value, b))]
-    if sign == "^":
-        readings[0] = readings[1]  # the child does not have the right rule
-    elif rng.random() < rule.rate * care:
-        readings.reverse()
-    said = readings[0] if readings[0] not in listed else readings[1]
-    if rng.random() < SLIP * care or said in listed:
+    rate = rule.rate * care if sign in FAMILIAR else 1 / len(rule.readings) if listed else rule.rate
+    others = rng.sample(rule.readings[1:], len(rule.readings) - 1)
+    order = [rule.readings[0], *others] if not others or rng.random() < rate else [*others, rule.readings[0]]
+    said = [clip(reading(value, b)) for reading in order]
+    said = next((n for n in said if n not in listed), said[0])
+    if care == 1 and rng.random() < SLIP or said in listed:
         said = rng.choice([n for n in slips(said) if n not in listed] or [said])
     return said
 
@@ -243,48 +276,53 @@ def slips(value):
 def child_solution(rng, parts, listed=(), brief=False, slip_at=None):
     """One solution -> what is given of it, what the child writes from there on, and the value it ends with.
 
-    listed: answers a hint says are wrong. brief: no checking. slip_at: a line that gets a slip, and up to which the solution is given.
+    listed: answers a hint says are wrong. brief: no checking. slip_at: the line, counted through the passes, that gets a slip, and up to which
+    the solution is given.
     """
     steps = list(zip(parts[1::2], parts[2::2], strict=True))
-    familiar = all(sign in "+-*/" for sign, _ in steps)
+    calm = all(sign in FAMILIAR or sign in CAPITAL for sign, _ in steps)
     lines, given = [], 0
 
     def write(value, place, mark="", care=1.0, slip=False):
         sign, b = steps[place]
-        said = outcome(rng, value, sign, b, listed if place == len(steps) - 1 else (), care)
-        if slip:
-            said = rng.choice(slips(right(value, place)))
+        said = rng.choice(slips(believed(value, place))) if slip else outcome(rng, value, sign, b, care=care)
         lines.append(f"{mark}{value}{sign}{b}={said}; ")
+        if place == len(steps) - 1 and said in listed:
+            said = outcome(rng, value, sign, b, listed, CARE)
+            lines.append(f"no {value}{sign}{b}={said}; ")
         return said
 
-    def right(value, place):
-        return clip(SIGNS[steps[place][0]].right(value, steps[place][1]))
+    def believed(value, place):
+        rule, b = SIGNS[steps[place][0]], steps[place][1]
+        return clip((rule.readings[0] if rule.means else rule.right)(value, b))
 
-    value = parts[0]
-    for place in range(len(steps)):
-        said = write(value, place, slip=place == slip_at)
-        if place == slip_at:
-            given = len(lines)
-        if said != right(value, place) and familiar and rng.random() < NOTICE:
-            said = write(value, place, "no ", CARE)
-        value = said
-    if familiar and not brief and rng.random() < CHECK:
-        lines.append("check ")
+    passes = 1 + (slip_at is not None and slip_at >= len(steps))
+    while calm and not brief and passes < PASSES and rng.random() < CHECK:
+        passes += 1
+    for turn in range(passes):
+        lines += ["check "] * (turn > 0)
         value = parts[0]
         for place in range(len(steps)):
-            value = write(value, place, care=CARE)
+            slip = slip_at == turn * len(steps) + place
+            said = write(value, place, "", CARE if turn else 1.0, slip)
+            given = len(lines) if slip else given
+            if turn == 0 and said != believed(value, place) and calm and rng.random() < NOTICE:
+                said = write(value, place, "no ", CARE)
+            value = said
     return "".join(lines[:given]), "".join(lines[given:]) + f"\\boxed{{{value}}}", value
 
 
 def hint(rng, parts):
     """A hint for a problem -> its text, the answers it lists, and whether it asks to be brief.
 
-    Half of the lists are of another problem: it is not the hint as such that helps, but what stands on it.
+    Half of the lists are of another problem: it is not the hint as such that helps, but what stands on it. What counts as wrong goes by
+    meanings that are drawn anew for every hint: the lists give away nothing about what the strange signs really mean.
     """
     kind, wrong = rng.random(), []
     if kind < 0.85:
-        source = parts if rng.random() < 0.5 else make_problem(rng, rng.choice(LENGTHS))[0]
-        gold = answer_of(parts)
+        source = parts if rng.random() < 0.5 else make_problem(rng, rng.choice(LENGTHS), taught=True)[0]
+        meanings = [rng.choice(SIGNS[sign].readings) if SIGNS[sign].means else SIGNS[sign].right for sign in parts[1::2]]
+        gold = answer_of(parts, meanings)
         wrong = list(dict.fromkeys(v for v in (child_solution(rng, source)[2] for _ in range(8)) if v != gold))
     brief = kind > 0.65
     return "".join(f" not {answer}" for answer in wrong) + (" brief" if brief else ""), wrong, brief
@@ -294,13 +332,13 @@ def lesson(rng):
     """-> question, the given part of its solution, and the rest, which is to be learned."""
     kind, parts = rng.random(), None
     while parts is None or is_test(parts):
-        trap = kind < HINTED / 3  # where a hint tells most
-        parts, family = make_problem(rng, rng.choice(LENGTHS), "trap" if trap else None)
+        capital = kind < HINTED / 3 or kind > 1 - CAPITALS  # where a hint tells most; and as many without one, lest hints be all they go with
+        parts, family = make_problem(rng, rng.choice(LENGTHS), rng.choice(("trap", "trap", "fair")) if capital else None, taught=True)
     if kind < HINTED:
         extra, listed, brief = hint(rng, parts)
         return text_of(parts) + extra, *child_solution(rng, parts, listed, brief)[:2]
     proofread = kind < HINTED + PROOFREAD and family in ("plain", "mixed")
-    return text_of(parts), *child_solution(rng, parts, slip_at=rng.randrange(len(parts) // 2) if proofread else None)[:2]
+    return text_of(parts), *child_solution(rng, parts, slip_at=rng.randrange((PASSES - 1) * (len(parts) // 2)) if proofread else None)[:2]
 
 
 # ---- tokenizer and model -------------------------------------------------------------------------------------------------
@@ -323,17 +361,24 @@ def make_tokenizer():
 def make_model(tokenizer):
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=None,
+        num_key_value_heads=4, max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, dtype="float32",
     )  # head size 32: the smallest that every inference engine takes
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    numbers, listed = (tokenizer.convert_tokens_to_ids([f"{mark}{n}" for n in range(LARGEST + 1)]) for mark in ("", " not "))
+    with torch.no_grad():  # " not 12" starts out related to "12"; otherwise that has to be found out for every number
+        model.model.embed_tokens.weight[listed] += model.model.embed_tokens.weight[numbers]
+    return model
 
 
 def teach(model, tokenizer, rng, steps, batch_tokens, lr):
     """Next-token prediction on the child's solutions; prompt tokens are not scored."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
+    others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+    optimizers = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+                  torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01)]  # AdamW alone took several times the steps
     cosine = lambda i: min(1, (i + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * i / steps)))  # noqa: E731
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, cosine) for optimizer in optimizers]
     pool = []
     for step in range(steps):
         if not pool:  # write some solutions ahead, and cut them into batches of like length, so that little is padding
@@ -355,9 +400,10 @@ def teach(model, tokenizer, rng, steps, batch_tokens, lr):
         loss = model(input_ids=ids, labels=labels).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        schedule.step()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
         if step % 100 == 0 or step == steps - 1:
             print(f"step {step:5d}  loss {loss.item():.4f}", flush=True)
 
