@@ -121,10 +121,11 @@ class Run:
         self.checkpoint = saved[-1] if saved else None  # the folder to start from; None: the beginning
         self.metrics_file = self.out / "metrics.jsonl"
         reached = int(self.checkpoint.name[-6:]) if saved else -1
+        self.done = max(reached, 0)  # steps whose work is kept
         self.rows = [row for row in read_metrics(self.metrics_file) if row["step"] <= reached]  # later rows will be made again
         if self.metrics_file.exists():
             write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
-        print(f"run folder: {self.out}" + (f"   (resumed after step {max(reached, 0)})" if args.resume else ""))
+        print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
 
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and verifier."""
@@ -631,6 +632,14 @@ def before_and_after(rows):
 
 
 # ---- what the user sees --------------------------------------------------------------------------------------------------
+
+
+def train_arms(main, argv, run, arms, *flags):
+    """Run a script again for each of the other arms, in folders inside this run's, and draw all their curves in one figure. flags: for them all."""
+    for arm in arms:
+        print(f"\narm {arm}:")
+        main([*(sys.argv[1:] if argv is None else argv), "--arm", arm, "--compare", "--out", str(run.out / arm), *flags])
+        plot_curves([run.out, *(run.out / other for other in arms if (run.out / other).exists())])
 
 
 def show_roles(tokenizer, rollout, parts):

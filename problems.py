@@ -1,4 +1,4 @@
-"""Problems with checkable answers, from files or from the hub, and the prompts made of them."""
+"""Problems with checkable answers, from files or from the hub, the prompts made of them, and a record of what was found out about them."""
 
 import json
 import math
@@ -7,8 +7,9 @@ import re
 from pathlib import Path
 
 import datasets
+from tqdm import tqdm
 
-from common import InputError, derive_seed, here_or_in_repository
+from common import InputError, derive_seed, here_or_in_repository, read_metrics, write_aside
 from verifier import last_boxed, readable
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
@@ -133,3 +134,32 @@ def build_prompt(tokenizer, problem, instruction):
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return tokenizer(text, add_special_tokens=False).input_ids  # the template has written the special tokens
     return tokenizer("\n".join(message["content"] for message in messages) + "\n").input_ids
+
+
+def read_record(file):
+    """The lines of a record that fill_record wrote. Raises InputError."""
+    if not (lines := read_metrics(Path(file))):
+        raise InputError(f"{file}: holds no line that can be read; give a record of an earlier run")
+    return lines
+
+
+def fill_record(file, items, work, wanted, found, chunk=64, **tag):
+    """Do a long one-off job on items, in chunks -> the lines of `file` with this tag, one for each item done.
+
+    work(items, place) -> one dict for each item; place: of the first in the list. The job ends when `wanted` lines satisfy found(line), or with
+    the last item. Each chunk is written down at once: what a killed run has done is not done again. tag: keeps several jobs of one file apart.
+    """
+    lines = read_metrics(file)
+    others, lines = ([line for line in lines if (line.items() >= tag.items()) == mine] for mine in (False, True))
+    lines = lines[: len(lines) if len(lines) == len(items) else len(lines) // chunk * chunk]  # a chunk that a kill has cut is done anew
+    write_aside(file, "".join(json.dumps(line) + "\n" for line in others + lines))
+    with tqdm(total=min(wanted, len(items)), initial=sum(map(found, lines)), desc=file.stem, unit="question", dynamic_ncols=True) as bar:
+        for place in range(len(lines), len(items), chunk):
+            if sum(map(found, lines)) >= wanted:
+                break
+            new = [tag | line for line in work(items[place : place + chunk], place)]
+            with open(file, "a") as record:
+                record.write("".join(json.dumps(line) + "\n" for line in new))
+            lines += new
+            bar.update(sum(map(found, new)))
+    return lines
