@@ -8,6 +8,11 @@ import pytest
 import torch
 
 import common
+import erpo
+import failure_prefix
+import lte
+import pos_neg_pairing
+import prefix_rl
 import verifier
 from common import collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
 from sampler import Rollout
@@ -245,7 +250,7 @@ def test_micro_batches_fill_the_budget_longest_first():
     assert [len(batch) for batch in micro_batches(rollouts, 1)] == [1] * 6  # a response over the budget still gets a batch of its own
 
 
-@pytest.mark.parametrize("module", [common, verifier])
+@pytest.mark.parametrize("module", [common, verifier, failure_prefix, prefix_rl, erpo, pos_neg_pairing, lte])
 def test_worked_examples_in_docstrings(module):
     failed, tried = doctest.testmod(module)
     assert tried > 0 and failed == 0

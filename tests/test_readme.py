@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 
+import pytest
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
+METHODS = ["failure_prefix.py", "prefix_rl.py", "erpo.py", "pos_neg_pairing.py", "lte.py"]
 
 
 def test_commands_exist_and_take_their_flags():
@@ -40,6 +42,15 @@ def test_the_install_files_build_on_each_other():
     assert "-r ../requirements-cpu.txt" in (ROOT / "tests/requirements.txt").read_text()
     assert "-r requirements-cpu.txt" in (ROOT / "requirements.txt").read_text()
     assert "vllm" not in (ROOT / "requirements-cpu.txt").read_text()
+
+
+@pytest.mark.parametrize("script", METHODS)
+def test_every_numbered_change_is_marked_where_it_is_made(script):
+    """And the settings of the tiny column are listed by --help."""
+    _, header, body = (ROOT / script).read_text().split('"""', 2)
+    promised = set(re.findall(r"^    \((\d)\) ", header, re.M))
+    assert len(promised) >= 3 and promised == set(re.findall(r"(?:# |\"\"\")\((\d)\)", body))
+    assert "--compare" in subprocess.run([sys.executable, str(ROOT / script), "--help"], capture_output=True, text=True, check=True).stdout
 
 
 def test_linting():

@@ -1,0 +1,227 @@
+"""failure_prefix.py: what is mined, where it is cut, what is trained on; and whole runs through main."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+import failure_prefix
+from common import collate, completion_logps, group_advantages
+from failure_prefix import choose_cut, first_failure, mine, nearest, opening, training_items
+from problems import fill_record
+from sampler import Rollout
+
+SMALL = ["--steps", "3", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "2", "--eval-samples", "1", "--save-every", "1",
+         "--questions", "12", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15", "--cuts", "3", "--cut-samples", "4",
+         "--medium-low", "6", "--medium-high", "10"]  # fmt: skip
+
+
+def response(ids, reward=0.0, finished=True):
+    return Rollout([5, 6], ids, [-0.1] * len(ids), finished, reward=reward)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Flags for 16 held-out problems, and for training problems that are short."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
+    (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
+    (folder / "short.jsonl").write_text("".join([line for line in lines["train"] if json.loads(line)["family"] in ("plain", "mixed")][:500]))
+    return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "short.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, few):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    failure_prefix.main([*SMALL, *few, "--compare", "--out", str(folder)])
+    return folder
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+# ---- mining ----
+
+
+def test_a_failure_ended_by_itself():
+    right, cut_off, wrong = response([1, 2], 1.0), response([3, 3], finished=False), response([4, 2])
+    assert first_failure([right, cut_off, wrong]) is wrong
+    assert first_failure([right, cut_off]) is None
+
+
+def test_openings_and_ties():
+    assert [opening(list(range(10)), share) for share in (0.1, 0.35, 0.7)] == [[0], [0, 1, 2], list(range(7))]  # 0.7 * 10 is 7, not 6.99...
+    assert nearest([1.0, 0.6, 0.4], 0.5) == 1 and nearest([0.4, 0.6], 0.5) == 0  # as near: the shorter
+    line = {"cuts": [0.25, 0.5, 0.75], "rates": [1.0, 0.75, 0.25]}
+    assert choose_cut(line, 0.5) == (0.5, 0.75) and choose_cut(line, 0.2) == (0.75, 0.25)
+    assert choose_cut(line, 0.5, fixed_cut=0.75) == (0.75, 0.25) and choose_cut(line, 0.5, fixed_cut=0.3) == (0.3, None)
+
+
+def test_mining_by_hand():
+    """Three questions: one solved, one saturated, one whose only wrong response was cut off."""
+    groups = {0: [response([9, 2], 1.0)] * 4, 1: [response([9, 2], 1.0)] * 3 + [response([7, 8, 7, 2])],
+              2: [response([9, 2], 1.0)] * 3 + [response([7] * 4, finished=False)]}  # fmt: skip
+    asked = []
+
+    def draw(contexts, n, golds):
+        asked.append((contexts, n, golds))
+        if len(asked) == 1:
+            return [groups[context[-1]] for context in contexts]
+        return [[response([2], float(i < 4 - len(context))) for i in range(n)] for context in contexts]  # the longer the opening the worse
+
+    questions = [{"id": f"q{i}", "prompt_ids": [i], "answer": str(i)} for i in range(3)]
+    solved, saturated, cut_off = mine(questions, draw, samples=4, low=3, high=3, cuts=[0.25, 0.5], cut_samples=2)
+    assert asked == [([[0], [1], [2]], 4, ["0", "1", "2"]), ([[1, 7], [1, 7, 8]], 2, ["1", "1"])]
+    assert "failure" not in solved and "failure" not in cut_off and cut_off["right"] == 3
+    assert saturated == {"id": "q1", "right": 3, "of": 4, "tokens": 10 + 4, "failure": [7, 8, 7, 2], "correct": [9, 2], "cuts": [0.25, 0.5],
+                         "rates": [1.0, 0.5]}  # fmt: skip
+
+
+def test_what_each_arm_trains_on():
+    lines = [{"id": 3, "right": 15, "failure": [7, 8, 7, 2], "correct": [9, 9, 9, 9, 2], "cuts": [0.25, 0.75], "rates": [0.9, 0.4]},
+             {"id": 4, "right": 8}, {"id": 5, "right": 9}, {"id": 6, "right": 0}]  # fmt: skip
+    problems = {i: {"id": i, "prompt_ids": [i], "answer": ""} for i in range(3, 7)}
+    how = {"tau": 0.5, "fixed_cut": 0.0, "medium": (7, 9)}
+    arms = ("failure", "plain", "correct", "medium")
+    prompts = {arm: [item["prompt_ids"] for item in training_items(lines, problems, arm=arm, **how)] for arm in arms}
+    assert prompts == {"failure": [[3, 7, 8, 7]], "plain": [[3]], "correct": [[3, 9, 9, 9]], "medium": [[4]]}  # as many medium ones as saturated
+    assert training_items(lines, problems, arm="failure", tau=0.9, fixed_cut=0.0, medium=(7, 9))[0]["prefix"] == 1
+    assert problems[3]["prompt_ids"] == [3]
+
+
+def test_a_record_goes_on_where_it_was_cut(tmp_path):
+    """The second chunk of three is interrupted; another job's lines in the file stay."""
+    file, calls = tmp_path / "bank.jsonl", []
+
+    def work(items, place):
+        calls.append(place)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return [{"item": item, "found": item % 2} for item in items]
+
+    fill_record(file, [100], lambda items, place: [{"item": items[0], "found": 1}], 1, lambda line: line["found"], chunk=2, generation=0)
+    fill = lambda: fill_record(file, list(range(6)), work, 9, lambda line: line["found"], chunk=2, generation=1)  # noqa: E731
+    with pytest.raises(KeyboardInterrupt):
+        fill()
+    with open(file, "a") as half_a_line:
+        half_a_line.write('{"generation": 1, "item": 4, "found": 0}\n{"generation": 1, "it')
+    assert [line["item"] for line in fill()] == [0, 1, 2, 3, 4, 5]
+    assert calls == [0, 2, 4, 4]  # nothing that was whole is done again
+    assert [json.loads(line)["item"] for line in file.read_text().splitlines()] == [100, 0, 1, 2, 3, 4, 5]
+    assert fill_record(file, list(range(6)), work, 1, lambda line: line["found"], chunk=2, generation=1)[-1]["item"] == 5 and len(calls) == 4
+
+
+# ---- training from openings ----
+
+
+def test_the_opening_gets_no_gradient_but_through_what_follows_it():
+    """Of the hidden states, only those from the opening's last token on, which predict the generated ones, get a gradient."""
+    hidden = torch.randn(1, 7, 4, requires_grad=True)
+
+    class Table(torch.nn.Module):  # a model that returns these hidden states, whatever it is given
+        head = torch.nn.Linear(4, 10, bias=False)
+        base_model = staticmethod(lambda **inputs: type("Output", (), {"last_hidden_state": hidden}))
+
+        def get_output_embeddings(self):
+            return self.head
+
+    prompt, prefix, generated = [1, 2], [3, 4], [5, 6, 7]
+    batch = collate([Rollout(prompt + prefix, generated, [0.0] * 3, True)])
+    assert batch["completion_mask"].sum() == 3  # what the loss is divided by
+    completion_logps(Table(), batch, torch.ones(1))[0].sum().backward()
+    assert [bool(row.any()) for row in hidden.grad[0]] == [False, False, False, True, True, True, False]
+
+
+def test_two_openings_of_one_question_are_two_groups():
+    rewards = torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert torch.equal(group_advantages(rewards)[0], group_advantages(rewards[:1])[0])
+    lines = [{"id": 3, "right": 15, "failure": ids, "correct": [], "cuts": [0.5], "rates": [0.5]} for ids in ([7, 8], [9, 8])]
+    items = training_items(lines, {3: {"id": 3, "prompt_ids": [3], "answer": ""}}, arm="failure", tau=0.5, fixed_cut=0.0, medium=(0, 0))
+    assert [item["prompt_ids"] for item in items] == [[3, 7], [3, 9]]  # two contexts, and a group is one context's responses
+
+
+# ---- whole runs ----
+
+
+def test_what_a_run_leaves(whole_run):
+    bank = [json.loads(line) for line in (whole_run / "bank.jsonl").read_text().splitlines()]
+    found = [line for line in bank if "failure" in line]
+    assert len(found) >= 12 and all(12 <= line["right"] <= 15 and len(line["rates"]) == 3 for line in found)
+    rows = rows_of(whole_run)
+    assert [row["step"] for row in rows] == [0, 1, 2, 3] and all(row["prefix/length"] > 0 for row in rows[1:])
+    assert rows[0]["num_tokens"] == sum(line["tokens"] for line in bank) < rows[1]["num_tokens"]
+
+
+def test_the_verifier_never_sees_an_opening(whole_run, few, tmp_path, monkeypatch):
+    seen, drawn = [], []
+    score = failure_prefix.score_rollouts
+    monkeypatch.setattr("common.verify", lambda texts, golds, counts=None: seen.extend(texts) or [0.0] * len(texts))
+
+    def scored(rollouts, golds, tokenizer, counts=None):
+        drawn.extend(tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in rollouts if r.finished)
+        score(rollouts, golds, tokenizer, counts)
+
+    monkeypatch.setattr(failure_prefix, "score_rollouts", scored)
+    monkeypatch.setattr(failure_prefix, "evaluate", lambda *args, **settings: {})
+    failure_prefix.main([*SMALL, *few, "--compare", "--steps", "1", "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")])
+    assert drawn and [text for text in seen if text] == drawn
+
+
+def test_a_killed_mining_goes_on(whole_run, few, tmp_path, monkeypatch):
+    """Interrupted after the first chunk, once while screening; the resumed run has the same bank and the same metrics."""
+    calls = []
+    original = failure_prefix.mine
+
+    def interrupted(*args, **settings):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **settings)
+
+    flags = [*SMALL, *few, "--compare", "--questions", "100000", "--steps", "1"]
+    monkeypatch.setattr(failure_prefix, "mine", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        failure_prefix.main([*flags, "--out", str(tmp_path / "killed")])
+    monkeypatch.setattr(failure_prefix, "mine", original)
+    failure_prefix.main(["--resume", str(tmp_path / "killed")])
+    failure_prefix.main([*flags, "--out", str(tmp_path / "straight")])
+    assert (tmp_path / "killed" / "bank.jsonl").read_text() == (tmp_path / "straight" / "bank.jsonl").read_text()
+    assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "straight")
+
+
+def test_refreshing_and_resuming(few, tmp_path, whole_run):
+    flags = [*SMALL, *few, "--compare", "--refresh-every", "2", "--refresh-samples", "16", "--bank", str(whole_run / "bank.jsonl")]
+    failure_prefix.main([*flags, "--out", str(tmp_path / "straight")])
+    failure_prefix.main([*flags, "--steps", "2", "--out", str(tmp_path / "halves")])
+    failure_prefix.main(["--resume", str(tmp_path / "halves"), "--steps", "3"])
+    straight, halves = rows_of(tmp_path / "straight"), rows_of(tmp_path / "halves")
+    assert [row.get("prefix/generation") for row in straight] == [None, 0, 0, 1]
+    assert straight[-1] == halves[-1]
+    lines = [json.loads(line) for line in (tmp_path / "straight" / "bank.jsonl").read_text().splitlines()]
+    assert {line["generation"] for line in lines} == {1} and any("failure" in line for line in lines)
+
+
+@pytest.mark.parametrize("arm", ["plain", "correct", "medium"])
+def test_every_arm_runs(whole_run, few, tmp_path, arm):
+    flags = ["--compare", "--steps", "1", "--arm", arm, "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")]
+    failure_prefix.main([*SMALL, *few, *flags])
+    assert (rows_of(tmp_path / "run")[1]["prefix/length"] > 0) == (arm == "correct")
+
+
+def test_the_other_arms_are_trained_afterwards(whole_run, few, tmp_path):
+    failure_prefix.main([*SMALL, *few, "--steps", "1", "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")])
+    assert len(rows_of(tmp_path / "run" / "plain")) == 2 and (tmp_path / "run" / "curves.png").exists()
+
+
+def test_one_line_errors(whole_run, few, tmp_path):
+    cases = {
+        "holds no line": ["--bank", str(tmp_path / "none.jsonl")],
+        "no question to train on": ["--saturated-low", "17", "--saturated-high", "17"],
+        "holds questions that": ["--bank", str(whole_run / "bank.jsonl"), "--data", few[1]],
+    }
+    for message, flags in cases.items():
+        with pytest.raises(SystemExit, match=message):
+            failure_prefix.main([*SMALL, *few, "--compare", *flags, "--out", str(tmp_path / message.replace(" ", "-"))])

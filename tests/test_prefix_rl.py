@@ -1,0 +1,151 @@
+"""prefix_rl.py: how traces are bought and cut, what is graded and learned from; and whole runs through main."""
+
+import json
+
+import pytest
+import torch
+from conftest import ROOT
+
+import prefix_rl
+from prefix_rl import find_trace, flops, reinforce_loss, score_joined, training_set
+from sampler import Rollout
+
+SMALL = ["--steps", "4", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "4", "--eval-samples", "1", "--save-every", "2",
+         "--questions", "6", "--screen-samples", "8", "--max-attempts", "128"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    """Flags for 16 held-out problems, and for training problems that the embedded model solves now and then, so that traces are cheap."""
+    folder = tmp_path_factory.mktemp("data")
+    lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
+    (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
+    mixed = [line for line in lines["train"] if '"mixed"' in line and json.loads(line)["level"] in (4, 5, 6)]
+    (folder / "mixed.jsonl").write_text("".join(mixed[:200]))
+    return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "mixed.jsonl"), "--compare"]
+
+
+def rows_of(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, few):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    prefix_rl.main([*SMALL, *few, "--out", str(folder)])
+    return folder
+
+
+# ---- collecting and cutting ----
+
+
+def test_attempts_are_fresh_and_counted_to_the_cap():
+    """Three questions: right in screening; right at the 65th attempt, so in the second block; never."""
+    asked = []
+
+    def draw(questions, n, purpose):
+        asked.append(([q["id"] for q in questions], n, purpose))
+        right = {"easy": purpose == "screen", "late": purpose == ("attempt", 64), "never": False}
+        return [[Rollout([1, 2], [7, i], [0.0, 0.0], True, reward=float(right[q["id"]])) for i in range(n)] for q in questions]
+
+    questions = [{"id": name, "prompt_ids": [1, 2]} for name in ("easy", "late", "never")]
+    easy, late, never = find_trace(questions, draw, screen=4, attempts=150)
+    assert asked == [(["easy", "late", "never"], 4, "screen"), (["late", "never"], 64, ("attempt", 0)), (["late", "never"], 64, ("attempt", 64)),
+                     (["never"], 22, ("attempt", 128))]  # fmt: skip
+    assert easy == {"id": "easy", "right": 4, "attempts": 0, "tokens": 0}
+    assert late == {"id": "late", "right": 0, "attempts": 128, "tokens": 128 * 4, "trace": [7, 0]}
+    assert never == {"id": "never", "right": 0, "attempts": 150, "tokens": 150 * 4}
+
+
+def test_three_openings_to_one_question_the_same_in_every_arm():
+    questions = {name: {"id": name, "prompt_ids": [name], "answer": ""} for name in (1, 2)}
+    traces = {1: list(range(100, 200)), 2: list(range(300, 350))}
+    how = {"cuts": 3, "low": 0.4, "high": 0.8, "seed": 7}
+    mixture, openings, plain = (training_set(questions, traces, arm=arm, **how) for arm in ("mixture", "prefix-only", "plain"))
+    assert [len(items) for items in (mixture, openings, plain)] == [8, 6, 2]
+    assert [item for item in mixture if item["prefix"]] == openings and [item for item in mixture if not item["prefix"]] == plain
+    for item in openings:
+        trace = traces[item["id"]]
+        assert item["prompt_ids"] == [item["id"], *item["prefix"]] and item["prefix"] == trace[: len(item["prefix"])]
+        assert 0.4 * len(trace) - 1 < len(item["prefix"]) < 0.8 * len(trace)
+    assert training_set(questions, {2: traces[2]}, arm="plain", **how) == plain[1:]
+    assert training_set(questions, {2: traces[2]}, arm="prefix-only", **how) == openings[3:]  # whatever else was collected
+    assert training_set(questions, traces, arm="prefix-only", **how | {"seed": 8}) != openings
+
+
+# ---- grading, loss, cost ----
+
+
+def test_the_answer_may_begin_in_the_opening(tiny):
+    tokenizer = tiny[1]
+    ids = lambda text: tokenizer(text).input_ids  # noqa: E731
+    rollouts = [Rollout([], ids(r"3; \boxed{13}<|end|>"), [], True), Rollout([], ids("3}<|end|>"), [], True), Rollout([], ids("}<|end|>"), [], True)]
+    prefixes = [ids("12+1=1"), ids(r"12+1=13; \boxed{"), ids(r"\boxed{13")]
+    before = [list(r.completion_ids) for r in rollouts]
+    score_joined(rollouts, prefixes, ["13", "3", "13"], tokenizer, None)
+    assert [r.reward for r in rollouts] == [1.0, 1.0, 1.0]
+    assert [r.completion_ids for r in rollouts] == before  # the opening is graded, and is still nothing to learn from
+    rollouts[0].finished = False
+    score_joined(rollouts, prefixes, ["13", "4", "13"], tokenizer, None)
+    assert [r.reward for r in rollouts] == [0.0, 0.0, 1.0]
+
+
+def test_loss_by_hand():
+    """Two responses of three in the batch: 0.75 * (1 + 2) and -0.25 * 4, over 3; the token outside the mask does not count."""
+    logps = torch.tensor([[-1.0, -2.0, -9.0], [-4.0, -9.0, -9.0]], requires_grad=True)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    loss = reinforce_loss(logps, torch.tensor([0.75, -0.25]), mask, num_sequences=3)
+    assert loss.item() == pytest.approx((0.75 * 3 - 0.25 * 4) / 3)
+    loss.backward()
+    assert torch.equal(logps.grad, torch.tensor([[-0.25, -0.25, 0.0], [0.25 / 3, 0.0, 0.0]]))
+
+
+def test_operations_of_a_written_out_step():
+    """A model of 1,000 weights, 2 contexts of 10 tokens, 4 responses of 5 tokens to each: 120 tokens, sampled and trained on."""
+    tokens = 2 * 4 * (10 + 5)
+    assert flops(1000, tokens, training=False) + flops(1000, tokens, training=True) == 8 * 1000 * 120
+
+
+# ---- whole runs ----
+
+
+def test_what_a_run_leaves(whole_run):
+    traces = [json.loads(line) for line in (whole_run / "traces.jsonl").read_text().splitlines()]
+    assert sum("trace" in line for line in traces) >= 6 and all(line["right"] == 0 for line in traces if "trace" in line)
+    rows = rows_of(whole_run)
+    assert 0 < rows[0]["flops"] < rows[1]["flops"] < rows[2]["flops"]
+    assert rows[0]["prefix/has_answer"] == 0 and "eval/unsolved/avg@1" in rows[0]
+    assert any("prefix/reward_with" in row for row in rows)
+
+
+def test_a_resumed_run_has_the_same_cuts_and_metrics(whole_run, few, tmp_path):
+    prefix_rl.main([*SMALL, *few, "--steps", "2", "--out", str(tmp_path / "halves")])
+    prefix_rl.main(["--resume", str(tmp_path / "halves"), "--steps", "4"])
+    straight, halves = rows_of(whole_run), rows_of(tmp_path / "halves")
+    assert straight[1:2] + straight[3:] == halves[1:2] + halves[3:]  # but for the evaluation that the first half ended with
+
+
+@pytest.mark.parametrize("arm", ["prefix-only", "plain"])
+def test_arms_from_the_same_traces(whole_run, few, tmp_path, arm):
+    prefix_rl.main([*SMALL, *few, "--steps", "1", "--arm", arm, "--traces", str(whole_run / "traces.jsonl"), "--out", str(tmp_path / "run")])
+    first, step = rows_of(tmp_path / "run")
+    assert ("prefix/reward_with" in step, "prefix/reward_without" in step) == (arm != "plain", arm == "plain")
+    assert (first["flops"] > 0) == (arm != "plain")  # whoever trains from traces has paid for them
+
+
+def test_traces_of_another_model_and_the_end_of_the_budget(whole_run, few, tmp_path):
+    """A file with nothing but ids and traces; the run ends with the step that exceeds the budget, evaluated and saved."""
+    lines = [json.loads(line) for line in (whole_run / "traces.jsonl").read_text().splitlines()]
+    given = tmp_path / "given.jsonl"
+    given.write_text("".join(json.dumps({"id": line["id"], "trace": line["trace"]}) + "\n" for line in lines if "trace" in line))
+    prefix_rl.main([*SMALL, *few, "--traces", str(given), "--max-flops", "1", "--out", str(tmp_path / "run")])
+    rows = rows_of(tmp_path / "run")
+    assert [row["step"] for row in rows] == [0, 1] and "eval/unsolved/avg@1" in rows[1] and (tmp_path / "run" / "checkpoint-000001").exists()
+
+
+def test_one_line_errors(few, tmp_path):
+    cases = {"no unsolved question": ["--max-attempts", "1", "--data", few[1]], "holds no line": ["--traces", str(tmp_path / "none")]}
+    for message, flags in cases.items():
+        with pytest.raises(SystemExit, match=message):
+            prefix_rl.main([*SMALL, *few, *flags, "--out", str(tmp_path / message.replace(" ", "-"))])
