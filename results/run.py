@@ -3,13 +3,15 @@
     python results/run.py grpo                  # runs the seeds whose logs are missing, then writes results/grpo.md and results/grpo.png
     python results/run.py grpo --seeds 0 1 2    # fewer seeds; --jobs 1: one after the other
     python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4      # the same for several values of one setting -> results/grpo-lr.md
+    python results/run.py failure_prefix                               # all arms of a method, and the table of the paper's statements
 
-Logs stay in results/NAME/seed-N, or NAME-SETTING/VALUE/seed-N: metrics.jsonl, args.json (settings,
-versions, machine) and finished.txt, the table the run ended with.
-Flags that are not known here go to the script.
+Logs stay in results/NAME/seed-N, NAME-SETTING/VALUE/seed-N or NAME/ARM/seed-N: metrics.jsonl, args.json (settings, versions, machine) and
+finished.txt, the table the run ended with. The arms of a method, what is measured on each trained model and what becomes of it are in
+results/claims_METHOD.py. Flags that are not known here go to the script.
 """
 
 import argparse
+import importlib
 import json
 import re
 import shutil
@@ -32,17 +34,26 @@ PANELS = {
 }
 
 
-def run_seed(method, group, seed, flags):
-    """One run, or what is missing of it, in results/GROUP -> its rows of metrics."""
+def run_seed(method, group, seed, flags, claims=None):
+    """One run, or what is missing of it, in results/GROUP -> its rows of metrics.
+
+    claims: the method's, whose analysis of the trained model is written to analysis.json. In flags, FIRST is the first arm's folder of this seed.
+    """
     folder = RESULTS / group / f"seed-{seed}"
     if not (folder / "finished.txt").exists():
         where = str(folder.relative_to(RESULTS.parent))
         how = ["--resume", where] if (folder / "args.json").exists() else ["--out", where, "--seed", str(seed)]
-        command = [sys.executable, f"{method}.py", *how, *flags]
+        first = str((RESULTS / group.split("/")[0] / next(iter(claims.ARMS)) / f"seed-{seed}").relative_to(RESULTS.parent)) if claims else ""
+        command = [sys.executable, f"{method}.py", *how, *(flag.replace("FIRST", first) for flag in flags)]
         done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"error: {' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1]}")
-        (folder / "finished.txt").write_text(done.stdout[done.stdout.rindex("\n", 0, done.stdout.rindex("before")) + 1 :])  # the closing table
+        closing = done.stdout[done.stdout.rindex("\n", 0, done.stdout.rindex("before")) + 1 :]  # the table
+        if claims:
+            done = subprocess.run([sys.executable, claims.__file__, where, first], cwd=RESULTS.parent, capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"error: the analysis of {where} failed: {done.stderr.strip().splitlines()[-1]}")
+        (folder / "finished.txt").write_text(closing)
         for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
         print(f"{folder.relative_to(RESULTS)} done", flush=True)
@@ -88,19 +99,43 @@ def sweep_table(setting, values, runs):
 
 
 def figure(runs, file):
-    """Every seed as a thin line and their mean as a thick one."""
+    """runs: {name: rows of each seed}. Every seed as a thin line and their mean as a thick one, a colour for each name."""
     fig, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.4), constrained_layout=True)
     for axis, (pattern, title) in zip(axes, PANELS.items()):
-        name = next(n for row in runs[0] for n in row if re.fullmatch(pattern, n))
-        series = [[(row["step"], row[name]) for row in rows if name in row] for rows in runs]
-        for points in series:
-            axis.plot(*zip(*points), color="tab:blue", alpha=0.3, linewidth=1)
-        steps = [step for step, _ in series[0]]
-        axis.plot(steps, [statistics.mean(values) for values in zip(*([v for _, v in points] for points in series))], color="tab:blue", linewidth=2)
+        for colour, (label, seeds) in enumerate(runs.items()):
+            name = next(n for row in seeds[0] for n in row if re.fullmatch(pattern, n))
+            series = [[(row["step"], row[name]) for row in rows if name in row] for rows in seeds]
+            for points in series:
+                axis.plot(*zip(*points), color=f"C{colour}", alpha=0.3, linewidth=1)
+            steps = [step for step, _ in series[0]]
+            means = [statistics.mean(values) for values in zip(*([v for _, v in points] for points in series))]
+            axis.plot(steps, means, color=f"C{colour}", linewidth=2, label=label)
         axis.set(title=title, xlabel="step", ylim=(0, 1))
         axis.grid(alpha=0.3)
+    if len(runs) > 1:
+        axes[0].legend(fontsize=8)
     fig.savefig(file, dpi=150)
     plt.close(fig)
+
+
+def run_arms(args, flags):
+    """Every arm of a method over the seeds, the table of statements and the figure of all arms."""
+    claims = importlib.import_module(f"claims_{args.method}")
+    first, *others = claims.ARMS
+    for some in [first], others:  # the first arm leaves behind what the others start from
+        with ThreadPoolExecutor(args.jobs) as pool:
+            todo = [(arm, seed) for seed in args.seeds for arm in some]
+            list(pool.map(lambda work: run_seed(args.method, f"{args.method}/{work[0]}", work[1], [*claims.ARMS[work[0]], *flags], claims), todo))
+    folders = {arm: [RESULTS / args.method / arm / f"seed-{seed}" for seed in args.seeds] for arm in claims.ARMS}
+    rows = ["| | needed | measured | |", "|---|---|---|---|"] + ["| " + " | ".join(row) + " |" for row in claims.statements(folders)]
+    device = json.loads((folders[first][0] / "args.json").read_text())["environment"]["device"]
+    command = " ".join(["python results/run.py", args.method, *sys.argv[2:]])
+    text = f"`{command}` on {device}; {len(args.seeds)} seeds, intervals are 95 %\n\n" + "\n".join(rows) + "\n"
+    (RESULTS / f"{args.method}.md").write_text(text)
+    rows_of = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
+    runs = {arm: [rows_of(folder) for folder in folders[arm]] for arm in claims.SHOWN}
+    figure(runs, RESULTS / f"{args.method}.png")
+    print(text)
 
 
 def main():
@@ -112,6 +147,8 @@ def main():
     args, flags = parser.parse_known_args()
     if not (RESULTS.parent / f"{args.method}.py").exists():
         raise SystemExit(f"error: there is no {args.method}.py to run")
+    if (RESULTS / f"claims_{args.method}.py").exists() and not args.sweep:
+        return run_arms(args, flags)
     setting, *values = args.sweep or ["", ""]
     name = f"{args.method}-{setting}" if setting else args.method
     todo = [(args.method, f"{name}/{value}" if setting else name, seed, [*flags, *([f"--{setting}", value] if setting else [])])
@@ -124,7 +161,7 @@ def main():
     text = sweep_table(setting, values, runs) if setting else table(runs[0])
     (RESULTS / f"{name}.md").write_text(f"`{command}` on {machine}\n\n{text}\n")
     if not setting:
-        figure(runs[0], RESULTS / f"{name}.png")
+        figure({args.method: runs[0]}, RESULTS / f"{name}.png")
     print((RESULTS / f"{name}.md").read_text())
 
 

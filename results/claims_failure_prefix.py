@@ -1,0 +1,223 @@
+"""What Failure-Prefix Conditioning claims, as statements that can fail, measured in the embedded world. Used by run.py.
+
+    python results/run.py failure_prefix                                   # trains all arms over 5 seeds and writes results/failure_prefix.md
+    python results/claims_failure_prefix.py RUN_FOLDER FIRST_ARM_FOLDER    # measures one trained model -> RUN_FOLDER/analysis.json
+
+S1 to S10: statements about solved problems of the paper's size, with our thresholds, where the paper gives a number in its neighbourhood.
+"""
+
+import json
+import random
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from common import derive_seed, group_advantages, load_model, score_rollouts  # noqa: E402
+from failure_prefix import first_failure, opening, training_items  # noqa: E402
+from problems import load_problems, read_record  # noqa: E402
+from sampler import TransformersSampler  # noqa: E402
+
+BANK = ["--bank", "FIRST/bank.jsonl"]
+ARMS = {
+    "failure": ["--compare"],
+    "plain": ["--compare", "--arm", "plain", *BANK],
+    "medium": ["--compare", "--arm", "medium", *BANK],
+    "correct": ["--compare", "--arm", "correct", *BANK],
+    "tau-.25": ["--compare", "--tau", "0.25", *BANK],
+    "tau-.75": ["--compare", "--tau", "0.75", *BANK],
+    "cut-.25": ["--compare", "--fixed-cut", "0.25", *BANK],
+    "cut-.5": ["--compare", "--fixed-cut", "0.5", *BANK],
+    "cut-.75": ["--compare", "--fixed-cut", "0.75", *BANK],
+    "refreshed": ["--compare", "--refresh-every", "40", *BANK],
+    "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl"],
+}
+SHOWN = ("failure", "plain", "medium")  # in the figure
+HELD_OUT, GROUP, AGAIN = 16, 8, 64  # samples of held-out problems and openings; of a training group; of a question that is screened again
+
+
+class Analyst:
+    """One model, the problems, and the seed of what is sampled from it."""
+
+    def __init__(self, model, settings):
+        self.model, self.tokenizer = load_model(model)
+        self.settings, self.sampler = settings, TransformersSampler(self.model, self.tokenizer, 256)
+
+    def problems(self, name):
+        return load_problems(name, self.tokenizer)
+
+    def groups(self, contexts, golds, n, purpose):
+        rollouts = self.sampler.generate(contexts, n, self.settings["temperature"], self.settings["max_tokens"], derive_seed("claims", purpose))
+        score_rollouts(rollouts, [gold for gold in golds for _ in range(n)], self.tokenizer)
+        return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+
+    def rates(self, contexts, golds, n, purpose):
+        return [statistics.mean(r.reward for r in group) for group in self.groups(contexts, golds, n, purpose)]
+
+
+def openings_of(base):
+    """A failing and a right solution of the starting model for every held-out problem that has both: the one source of openings for all models."""
+    problems = base.problems(base.settings["eval_sets"][0])
+    found = {}
+    for problem, group in zip(problems, base.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "source")):
+        wrong, right = first_failure(group), next((r for r in group if r.reward), None)
+        if wrong and right:
+            found[problem["id"]] = {"failing": wrong.completion_ids, "right": right.completion_ids}
+    return found
+
+
+def held_out(model, openings):
+    """Success on every held-out problem, and behind 30 % of a failing and of a right solution where the starting model has both."""
+    problems = model.problems(model.settings["eval_sets"][0])
+    result = {"plain": model.rates([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")}
+    some = [p for p in problems if p["id"] in openings]
+    for kind in ("failing", "right"):
+        contexts = [p["prompt_ids"] + opening(openings[p["id"]][kind], 0.3) for p in some]
+        result[kind] = model.rates(contexts, [p["answer"] for p in some], HELD_OUT, kind)
+    result["without"] = [result["plain"][p["id"]] for p in some]
+    return result
+
+
+def signal(model, lines, arm):
+    """Share of silent groups, the share that success rates predict, and the mean size of an advantage, over what an arm trains on."""
+    how = {"tau": model.settings["tau"], "fixed_cut": model.settings["fixed_cut"], "medium": (0, 0)}
+    items = training_items(lines, {p["id"]: p for p in model.problems(model.settings["data"])}, arm=arm, **how)
+    contexts, golds = [item["prompt_ids"] for item in items], [item["answer"] for item in items]
+    rewards = torch.tensor([[r.reward for r in group] for group in model.groups(contexts, golds, GROUP, ("signal", arm))])
+    rates = model.rates(contexts, golds, AGAIN, ("rates", arm))
+    return {
+        "silent": ((rewards == rewards[:, :1]).all(1)).float().mean().item(),
+        "predicted": statistics.mean(p**GROUP + (1 - p) ** GROUP for p in rates),
+        "advantage": group_advantages(rewards).abs().mean().item(),
+        "usable": statistics.mean(0.25 <= p <= 0.75 for p in rates),
+        "success": statistics.mean(rates),
+    }
+
+
+def main(folder, first):
+    settings = json.loads((Path(folder) / "args.json").read_text())["settings"]
+    torch.set_num_threads(1)
+    trained = Analyst(max(Path(folder).glob("checkpoint-??????")), settings)
+    lines = [line for line in read_record(Path(first) / "bank.jsonl") if line["generation"] == 0]
+    source, start = Path(first) / "openings.json", Path(first) / "start.json"
+    if folder == first:
+        base = Analyst(settings["model"], settings)
+        openings = openings_of(base)
+        source.write_text(json.dumps(openings))
+        begin = {"held_out": held_out(base, openings), "failing_again": again(base, lines)}
+        begin |= {arm: signal(base, lines, arm) for arm in ("failure", "plain", "correct")}
+        start.write_text(json.dumps(begin))
+        usable = [line for line in lines if "failure" in line]  # control: the openings of other questions
+        swapped = [line | {"failure": other["failure"], "rates": other["rates"]} for line, other in zip(usable, usable[1:] + usable[:1])]
+        (Path(first) / "swapped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in swapped))
+    openings = {int(key): value for key, value in json.loads(source.read_text()).items()}
+    result = {"held_out": held_out(trained, openings)}
+    if settings["arm"] in ("failure", "plain") and settings["tau"] == 0.5 and not settings["fixed_cut"]:
+        result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
+    (Path(folder) / "analysis.json").write_text(json.dumps(result))
+
+
+def again(model, lines):
+    """Of the questions of a bank, the share that fails at least once in AGAIN samples."""
+    problems = {p["id"]: p for p in model.problems(model.settings["data"])}
+    questions = [problems[line["id"]] for line in lines if "failure" in line]
+    groups = model.groups([q["prompt_ids"] for q in questions], [q["answer"] for q in questions], AGAIN, "again")
+    return statistics.mean(first_failure(group) is not None for group in groups)
+
+
+# ---- the statements ------------------------------------------------------------------------------------------------------
+
+
+def interval(per_seed, draws=2000):
+    """Mean of numbers given per seed and question, and its 95 % interval from drawing seeds, and questions within them, again."""
+    rng = random.Random(0)
+    means = []
+    for _ in range(draws):
+        seeds = rng.choices(per_seed, k=len(per_seed))
+        means.append(statistics.mean(statistics.mean(rng.choices(values, k=len(values))) for values in seeds))
+    means.sort()
+    return statistics.mean(map(statistics.mean, per_seed)), means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def points(triple):
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in triple))
+
+
+def statements(runs):
+    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
+    read = lambda arm, name: [json.loads((folder / name).read_text()) for folder in runs[arm]]  # noqa: E731
+    start = read("failure", "start.json")
+    found = {arm: read(arm, "analysis.json") for arm in runs}
+    metrics = {arm: [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in runs[arm]] for arm in runs}
+    mean = lambda values: statistics.mean(values)  # noqa: E731
+    verdict = lambda ok: "held" if ok else "**failed**"  # noqa: E731
+
+    def gain(arm, against=None):
+        """Held-out success of an arm minus that of another, or of the starting model, by question."""
+        reference = [found[against][i]["held_out"]["plain"] if against else start[i]["held_out"]["plain"] for i in range(len(start))]
+        return interval([[a - b for a, b in zip(run["held_out"]["plain"], ref)] for run, ref in zip(found[arm], reference)])
+
+    silent = {arm: mean(s[arm]["silent"] for s in start) for arm in ("failure", "plain", "correct")}
+    off = max(abs(s[arm]["silent"] - s[arm]["predicted"]) for s in start for arm in ("failure", "plain"))
+    yield ("P3 usable cuts", "70 % of the chosen cuts re-measure at .25 to .75", f"{mean(s['failure']['usable'] for s in start):.2f}",
+           verdict(mean(s["failure"]["usable"] for s in start) >= 0.7))
+    yield ("S1 signal", "silent groups of 8 at the start: plain .6 or more, openings a third of that or less; as p^8 + (1-p)^8 predicts, within .1",
+           f"plain {silent['plain']:.2f}, openings {silent['failure']:.2f}; largest difference to the prediction {off:.2f}",
+           verdict(silent["plain"] >= 0.6 and silent["failure"] <= silent["plain"] / 3 and off <= 0.1))
+    size = [mean(s[arm]["advantage"] for s in start) for arm in ("failure", "plain")]
+    yield "S2 size of advantages", "mean |A| at least twice that of plain", f"{size[0]:.2f} against {size[1]:.2f}", verdict(size[0] >= 2 * size[1])
+    climb = lambda rows: mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])  # noqa: E731
+    rise = {arm: mean(map(climb, metrics[arm])) for arm in ("failure", "plain")}
+    yield ("S3 training reward", "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
+           f"{rise['failure']:+.2f}, {rise['plain']:+.2f}", verdict(rise["failure"] >= 0.15 and abs(rise["plain"]) < 0.03))
+    gains = {arm: gain(arm) for arm in runs}
+    medium = gain("failure", "medium")
+    yield ("S4 held-out gain, points", "above 0; plain at most a third of it; not below the arm medium",
+           f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, medium {points(gains['medium'])}; failure - medium {points(medium)}",
+           verdict(gains["failure"][1] > 0 and gains["plain"][0] <= gains["failure"][0] / 3 and medium[2] >= 0))
+    drop = lambda held: mean(a - b for a, b in zip(held["without"], held["failing"]))  # noqa: E731
+    drops = {arm: mean(drop(run["held_out"]) for run in found[arm]) for arm in ("failure", "plain")}
+    drops["start"] = mean(drop(s["held_out"]) for s in start)
+    yield ("S5 robustness", "behind 30 % of a failing solution the trained model loses at most .75 of what the starting model does, plain more",
+           f"start {100 * drops['start']:.1f} points, failure {100 * drops['failure']:.1f}, plain {100 * drops['plain']:.1f}",
+           verdict(drops["failure"] <= 0.75 * drops["start"] < drops["plain"]))
+    lift = lambda held: mean(b - a for a, b in zip(held["without"], held["right"]))  # noqa: E731
+    lifts = [mean(lift(s["held_out"]) for s in start), mean(lift(run["held_out"]) for run in found["failure"])]
+    level = [mean(mean(s["held_out"]["right"]) for s in start), mean(mean(run["held_out"]["right"]) for run in found["failure"])]
+    yield ("S6 right openings", "bring the trained model no more than the starting model; success behind them falls by at most 2 points",
+           f"{100 * lifts[0]:+.1f} points before, {100 * lifts[1]:+.1f} after; success {100 * level[0]:.1f} to {100 * level[1]:.1f}",
+           verdict(lifts[1] <= lifts[0] and level[1] >= level[0] - 0.02))
+    taus = [gains[arm][0] for arm in ("tau-.25", "failure", "tau-.75")]
+    yield ("S7 tau .25, .5, .75", "all above plain; spread below half of their mean gain",
+           ", ".join(points(gains[arm]) for arm in ("tau-.25", "failure", "tau-.75")),
+           verdict(min(taus) > gains["plain"][0] and max(taus) - min(taus) < 0.5 * mean(taus)))
+    fixed = [gains[arm][0] for arm in ("cut-.25", "cut-.5", "cut-.75")]
+    yield ("S8 fixed cuts .25, .5, .75", "above plain", ", ".join(points(gains[arm]) for arm in ("cut-.25", "cut-.5", "cut-.75")),
+           verdict(min(fixed) > gains["plain"][0]))
+    fails = [mean(s["failing_again"] for s in start), mean(run["failing_again"] for run in found["failure"])]
+    old = [silent["failure"], mean(run["old_openings"]["silent"] for run in found["failure"])]
+    fresh = gain("refreshed", "failure")
+    yield ("S9 refreshing", "fewer questions fail after training; old openings are more often silent; fresh ones after half of the steps bring more",
+           f"failing within {AGAIN}: {fails[0]:.2f} to {fails[1]:.2f}; silent {old[0]:.2f} to {old[1]:.2f}; refreshed - failure {points(fresh)}",
+           verdict(fails[1] < fails[0] and old[1] > old[0] and fresh[1] > 0))
+    lengths = [[rows[at]["eval/test/mean_length"] for rows in metrics["failure"]] for at in (0, -1)]
+    yield ("S10 length", "held-out responses change by less than 15 %", f"{mean(lengths[0]):.1f} to {mean(lengths[1]):.1f} tokens",
+           verdict(abs(mean(lengths[1]) / mean(lengths[0]) - 1) < 0.15))
+    yield ("control: right openings of the same length", "as silent as plain, and no gain",
+           f"silent {silent['correct']:.2f}; {points(gains['correct'])}",
+           verdict(silent["correct"] >= silent["plain"] - 0.05 and gains["correct"][1] <= 0))
+    yield ("control: another question's openings", "smaller gain than with one's own",
+           f"{points(gains['swapped'])} against {points(gains['failure'])}",
+           verdict(gains["swapped"][0] < gains["failure"][0]))
+    yield "control: loss on the opening as well", "S5 gets worse", "", "not tested"
+    mining = mean(rows[0]["num_tokens"] for rows in metrics["failure"]) / 1e6
+    spent = [mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 - mining for arm in ("failure", "plain")]
+    yield ("control: cost", "", f"million tokens: mining {mining:.1f}, training {spent[0]:.1f} from openings and {spent[1]:.1f} plain", "reported")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
