@@ -220,7 +220,7 @@ def test_one_line_errors(whole_run, few, tmp_path):
     assert f"--model {broken}: neither a folder with a model nor" in stopped("--model", str(broken), *next(new))
     assert "no run here" in stopped("--resume", str(tmp_path / "nothing"))
     assert "that run had --model tiny/model, not other" in stopped("--resume", folder, "--model", "other")
-    assert "that run had --lr 0.0002, not 0.1" in stopped("--resume", folder, "--lr", "0.1")
+    assert "that run had --lr 0.0004, not 0.1" in stopped("--resume", folder, "--lr", "0.1")
     assert f"continue the run in it with --resume {folder}" in stopped("--out", folder)
     assert "--group-size 0: must be above 0" in stopped("--group-size", "0")
     assert "--lr -1.0: must be 0 or more" in stopped("--lr", "-1")
