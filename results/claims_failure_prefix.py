@@ -169,7 +169,8 @@ def statements(runs):
            f"plain {silent['plain']:.2f}, openings {silent['failure']:.2f}; largest difference to the prediction {off:.2f}",
            verdict(silent["plain"] >= 0.6 and silent["failure"] <= silent["plain"] / 3 and off <= 0.1))
     size = [mean(s[arm]["advantage"] for s in start) for arm in ("failure", "plain")]
-    yield "S2 size of advantages", "mean |A| at least twice that of plain", f"{size[0]:.2f} against {size[1]:.2f}", verdict(size[0] >= 2 * size[1])
+    yield ("S2 size of advantages", "mean size of A at least twice that of plain", f"{size[0]:.2f} against {size[1]:.2f}",
+           verdict(size[0] >= 2 * size[1]))
     climb = lambda rows: mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])  # noqa: E731
     rise = {arm: mean(map(climb, metrics[arm])) for arm in ("failure", "plain")}
     yield ("S3 training reward", "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
