@@ -70,6 +70,7 @@ SETTINGS = {
     "cut_from":          (0.4, 0.4, "shortest opening, as a share of the trace's tokens; section 5"),
     "cut_to":            (0.8, 0.8, "longest opening; section 5"),
     "max_flops":         (0.0, 0.0, "stop when so many operations have been spent, 0: train all steps; to compare arms at equal cost"),
+    "flops_before":      (0.0, 0.0, "operations spent on the model before, which count from the start"),
     "data":              ("BytedTsinghua-SIA/DAPO-Math-17k", "tiny/train.jsonl",
                           "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; section 5 (OMNI-MATH 6 to 8 as well)"),
     "question_column":   ("", "", "column that holds the question, if it has an unusual name"),
@@ -80,8 +81,8 @@ SETTINGS = {
     "prompts_per_step":  (128, 64, "contexts in a batch; appendix F.1 (that it counts contexts, not responses, is our reading)"),
     "group_size":        (8, 8, "responses to each context, n; section 5"),
     "temperature":       (1.0, 1.0, "sampling temperature in training; not stated; ours"),
-    "max_tokens":        (16384, 96, "longest continuation, counted behind the opening; appendix F.1"),
-    "lr":                (1e-6, 4e-4, "learning rate of AdamW; appendix F.1"),
+    "max_tokens":        (16384, 144, "longest continuation, counted behind the opening; appendix F.1"),
+    "lr":                (1e-6, 8e-4, "learning rate of AdamW; appendix F.1"),
     "warmup_steps":      (0, 10, "steps over which the learning rate rises to its value; not stated; ours"),
     "weight_decay":      (0.0, 0.0, "AdamW's; not stated; ours"),
     "max_grad_norm":     (1.0, 1.0, "gradients longer than this are shortened to it; not stated; ours"),
@@ -110,21 +111,28 @@ SETTINGS = {
 def find_trace(questions, draw, *, screen, attempts, block=64):
     """Which questions are unsolved, and one right answer to each of them (section 5) -> one line for each question.
 
-    draw(questions, n, purpose): n scored rollouts for each -> list of lists. "right" of `screen` responses were right. Of unsolved questions
-    also: "attempts" that were made after that, in blocks; "tokens", prompts included, that these cost; "trace", the ids of the first right
-    response, missing if there was none.
+    draw(questions, n, purpose): n scored rollouts for each -> list of lists. Both jobs go by blocks and are over with the block that has the
+    first right one: "screened" responses, of at most `screen`, had "right" right ones. A question is unsolved if there is none. Such ones also
+    have "attempts" that were made after that, "tokens", prompts included, that these cost, and "trace", the ids of the first right response,
+    missing if there was none.
     """
-    lines = []
-    for question, group in zip(questions, draw(questions, screen, "screen"), strict=True):
-        lines.append({"id": question["id"], "right": int(sum(r.reward for r in group)), "attempts": 0, "tokens": 0})
-    while todo := [(q, line) for q, line in zip(questions, lines) if not line["right"] and "trace" not in line and line["attempts"] < attempts]:
-        made = todo[0][1]["attempts"]
-        groups = draw([q for q, _ in todo], min(block, attempts - made), ("attempt", made))
-        for (question, line), group in zip(todo, groups, strict=True):
-            line["attempts"] += len(group)
-            line["tokens"] += sum(len(question["prompt_ids"]) + len(r.completion_ids) for r in group)
-            if right := [r.completion_ids for r in group if r.reward]:
-                line["trace"] = right[0]                                                                                     # (1)
+    lines = [{"id": question["id"], "screened": 0, "right": 0, "attempts": 0, "tokens": 0} for question in questions]
+
+    def blocks(count, most, purpose, open_still):
+        """Draws for all lines that are open, as long as there are any that have not had their most."""
+        while todo := [(q, line) for q, line in zip(questions, lines, strict=True) if line[count] < most and open_still(line)]:
+            made = todo[0][1][count]
+            groups = draw([q for q, _ in todo], min(block, most - made), (purpose, made))
+            for (question, line), group in zip(todo, groups, strict=True):
+                line[count] += len(group)
+                yield question, line, group
+
+    for _, line, group in blocks("screened", screen, "screen", lambda line: not line["right"]):
+        line["right"] += int(sum(r.reward for r in group))
+    for question, line, group in blocks("attempts", attempts, "attempt", lambda line: not line["right"] and "trace" not in line):
+        line["tokens"] += sum(len(question["prompt_ids"]) + len(r.completion_ids) for r in group)
+        if right := [r.completion_ids for r in group if r.reward]:
+            line["trace"] = right[0]                                                                                         # (1)
     return lines
 
 
@@ -218,7 +226,7 @@ def main(argv=None):
             max_tokens=args.max_tokens, seed=derive_seed(args.seed, "eval"))
 
     if done == 0:
-        cost = flops(parameters, spent, training=False) if args.arm != "plain" else 0
+        cost = args.flops_before + (flops(parameters, spent, training=False) if args.arm != "plain" else 0)
         leak = [bool(last_boxed(tokenizer.decode(item["prefix"]))) for item in items if item["prefix"]]
         run.log(0, {**held_out(), "flops": cost, "prefix/has_answer": sum(leak) / max(1, len(leak))})
     for step in run.progress(done + 1, args.steps):

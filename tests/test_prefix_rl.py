@@ -41,21 +41,22 @@ def whole_run(tmp_path_factory, few):
 
 
 def test_attempts_are_fresh_and_counted_to_the_cap():
-    """Three questions: right in screening; right at the 65th attempt, so in the second block; never."""
+    """Four questions: right in the first block of the screening; in its second; at the 65th attempt, so in the second block; never."""
     asked = []
 
     def draw(questions, n, purpose):
         asked.append(([q["id"] for q in questions], n, purpose))
-        right = {"easy": purpose == "screen", "late": purpose == ("attempt", 64), "never": False}
-        return [[Rollout([1, 2], [7, i], [0.0, 0.0], True, reward=float(right[q["id"]])) for i in range(n)] for q in questions]
+        right = {"easy": ("screen", 0), "soon": ("screen", 64), "late": ("attempt", 64), "never": None}
+        return [[Rollout([1, 2], [7, i], [0.0, 0.0], True, reward=float(right[q["id"]] == purpose)) for i in range(n)] for q in questions]
 
-    questions = [{"id": name, "prompt_ids": [1, 2]} for name in ("easy", "late", "never")]
-    easy, late, never = find_trace(questions, draw, screen=4, attempts=150)
-    assert asked == [(["easy", "late", "never"], 4, "screen"), (["late", "never"], 64, ("attempt", 0)), (["late", "never"], 64, ("attempt", 64)),
-                     (["never"], 22, ("attempt", 128))]  # fmt: skip
-    assert easy == {"id": "easy", "right": 4, "attempts": 0, "tokens": 0}
-    assert late == {"id": "late", "right": 0, "attempts": 128, "tokens": 128 * 4, "trace": [7, 0]}
-    assert never == {"id": "never", "right": 0, "attempts": 150, "tokens": 150 * 4}
+    questions = [{"id": name, "prompt_ids": [1, 2]} for name in ("easy", "soon", "late", "never")]
+    easy, soon, late, never = find_trace(questions, draw, screen=100, attempts=150)
+    assert asked == [(["easy", "soon", "late", "never"], 64, ("screen", 0)), (["soon", "late", "never"], 36, ("screen", 64)),
+                     (["late", "never"], 64, ("attempt", 0)), (["late", "never"], 64, ("attempt", 64)), (["never"], 22, ("attempt", 128))]
+    assert easy == {"id": "easy", "screened": 64, "right": 64, "attempts": 0, "tokens": 0}
+    assert soon == {"id": "soon", "screened": 100, "right": 36, "attempts": 0, "tokens": 0}
+    assert late == {"id": "late", "screened": 100, "right": 0, "attempts": 128, "tokens": 128 * 4, "trace": [7, 0]}
+    assert never == {"id": "never", "screened": 100, "right": 0, "attempts": 150, "tokens": 150 * 4}
 
 
 def test_three_openings_to_one_question_the_same_in_every_arm():
