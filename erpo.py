@@ -86,8 +86,8 @@ SETTINGS = {
     "prompts_per_step":  (256, 32, "questions in a batch; ours, as in the same author's next project"),
     "group_size":        (8, 8, "responses to each question, G; ours, as in the same author's next project"),
     "temperature":       (1.0, 1.0, "sampling temperature in training; DAPO's code"),
-    "max_tokens":        (3000, 96, "longest response; what fits a context of 4096; ours"),
-    "lr":                (1e-6, 4e-4, "learning rate of AdamW; DAPO section 4.1"),
+    "max_tokens":        (3000, 144, "longest response; what fits a context of 4096; ours"),
+    "lr":                (1e-6, 8e-4, "learning rate of AdamW; DAPO section 4.1"),
     "warmup_steps":      (10, 10, "steps over which the learning rate rises to its value; ours, as in the same author's next project"),
     "weight_decay":      (0.1, 0.0, "AdamW's; DAPO's code"),
     "max_grad_norm":     (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
@@ -128,6 +128,10 @@ class Tracker:
 
     def of(self, question):
         return self.questions.get(question, {"temperature": self.start, "visits": 0, "all_right": 0, "streak": 0})
+
+    def temperature(self, question):
+        """At which temperature the question is sampled now."""
+        return self.of(question)["temperature"]
 
     def update(self, question, all_right):
         """Take note of one group. The new temperature holds from the next visit on."""
@@ -225,7 +229,7 @@ def main(argv=None):
         while len(rollouts) < args.prompts_per_step * args.group_size and draws < args.max_draws:                               # (2)
             questions = order.draw(args.prompts_per_step)
             contexts = [q["prompt_ids"] for q in questions]
-            heats = [tracker.of(q["id"])["temperature"] for q in questions]                                                     # (1)
+            heats = [tracker.temperature(q["id"]) for q in questions]                                                     # (1)
             drawn = sampler.generate(contexts, args.group_size, heats, args.max_tokens, derive_seed(args.seed, "sample", step, draws))
             draws += 1
 
@@ -283,13 +287,15 @@ def main(argv=None):
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------
         means, heats = [mean for _, _, mean, _ in visits], sorted(state["temperature"] for state in tracker.questions.values())
-        again = [0 < mean < 1 for _, was, mean, _ in visits if was["streak"]]  # visits after an all-right one: which are mixed now
+        again = [(round(group[0].temperature, 1), 0 < mean < 1) for _, was, mean, group in visits if was["streak"]]  # after an all-right visit
         metrics = {
             "reward": sum(means) / len(means),
             "frac_reward_zero_std": sum(mean in (0, 1) for mean in means) / len(means),
             "frac_all_right": sum(mean == 1 for mean in means) / len(means),
             "temperature/draws": draws,
-            "temperature/revived": sum(again) / max(1, len(again)),
+            "temperature/revived": sum(mixed for _, mixed in again) / max(1, len(again)),
+            **{f"temperature/visits@{heat}": sum(at == heat for at, _ in again) for heat in sorted({at for at, _ in again})},
+            **{f"temperature/revived@{heat}": sum(at == heat and mixed for at, mixed in again) for heat in sorted({at for at, _ in again})},
             "temperature/mean": sum(heats) / len(heats),
             "temperature/at_max": sum(heat >= args.t_max for heat in heats) / len(heats),
             **{f"temperature/decile_{d}": heats[int(d / 10 * (len(heats) - 1))] for d in (1, 5, 9)},

@@ -1,0 +1,94 @@
+"""What the claims files share: sampling from a trained model, intervals over seeds and questions, and the logs of runs."""
+
+import json
+import random
+import statistics
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from common import derive_seed, load_model, score_rollouts  # noqa: E402
+from problems import load_problems  # noqa: E402
+from sampler import TransformersSampler  # noqa: E402
+
+
+class Analyst:
+    """A model, the settings of the run it belongs to, and the seed of what is sampled from it: the same for every model."""
+
+    def __init__(self, model, settings):
+        self.model, self.tokenizer = load_model(str(model))
+        self.settings, self.sampler = settings, TransformersSampler(self.model, self.tokenizer, 256)
+
+    def problems(self, source):
+        """The problems of a file, each with its family."""
+        problems = load_problems(source, self.tokenizer)
+        families = [json.loads(line)["family"] for line in (ROOT / source).read_text().splitlines()]
+        return [problem | {"family": families[problem["id"]]} for problem in problems]
+
+    def groups(self, contexts, golds, n, purpose, temperature=None):
+        """n scored rollouts of each context -> list of lists."""
+        heat = temperature or self.settings["temperature"]
+        rollouts = self.sampler.generate(contexts, n, heat, self.settings["max_tokens"], derive_seed("claims", purpose)) if contexts else []
+        score_rollouts(rollouts, [gold for gold in golds for _ in range(n)], self.tokenizer)
+        return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+
+    def rates(self, contexts, golds, n, purpose):
+        """Share of right answers of each context."""
+        return [statistics.mean(r.reward for r in group) for group in self.groups(contexts, golds, n, purpose)]
+
+    def asked(self, problems, n, purpose):
+        """Share of right answers of each problem."""
+        return self.rates([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], n, purpose)
+
+
+def settings_of(folder):
+    return json.loads((Path(folder) / "args.json").read_text())["settings"]
+
+
+def last_checkpoint(folder):
+    return max(Path(folder).glob("checkpoint-??????"))
+
+
+def rows_of(folder):
+    """The metrics of a run, one dict a step."""
+    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+
+def analyses(folders, name="analysis.json"):
+    """{arm: what was measured on its model, for each seed}."""
+    return {arm: [json.loads((folder / name).read_text()) for folder in some if (folder / name).exists()] for arm, some in folders.items()}
+
+
+def interval(per_seed, draws=2000):
+    """Mean of numbers given per seed and question, and its 95 % interval from drawing seeds, and questions within them, again."""
+    rng = random.Random(0)
+    means = []
+    for _ in range(draws):
+        seeds = rng.choices(per_seed, k=len(per_seed))
+        means.append(statistics.mean(statistics.fmean(rng.choices(values, k=len(values))) for values in seeds))
+    means.sort()
+    return statistics.mean(map(statistics.fmean, per_seed)), means[int(0.025 * draws)], means[int(0.975 * draws)]
+
+
+def over_seeds(values, draws=2000):
+    """Mean of one number a seed, and its 95 % interval from drawing seeds again."""
+    return interval([[value] for value in values], draws)
+
+
+def differences(ones, others):
+    """For each seed, the list of differences by question."""
+    return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ones, others, strict=True)]
+
+
+def points(triple):
+    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in triple))
+
+
+def share(triple):
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*triple)
+
+
+def verdict(ok):
+    return "held" if ok else "**failed**"

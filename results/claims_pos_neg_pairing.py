@@ -1,0 +1,151 @@
+"""What positive-negative pairing claims, as statements that can fail, measured in the embedded world. Used by run.py.
+
+    python results/run.py pos_neg_pairing --seeds 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19     # writes results/pos_neg_pairing.md
+    python results/claims_pos_neg_pairing.py RUN_FOLDER FIRST_ARM_FOLDER                                # -> RUN_FOLDER/analysis.json
+
+P1 to P6 and what would refute them. Both bands come from one training set, disjoint from the held-out set. Three arms run with all seeds, the others
+with the first five.
+"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import torch
+from analysis import Analyst, analyses, differences, interval, last_checkpoint, over_seeds, points, rows_of, settings_of, verdict
+
+from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
+from pos_neg_pairing import pair_advantages
+from problems import Shuffled, read_record
+
+ARMS = {
+    "pool": ["--compare", "--arm", "pool"],  # its history is what the arm variance chooses from
+    "pair": ["--compare"],
+    "variance": ["--compare", "--arm", "variance", "--history", "FIRST/history.jsonl"],
+    "mid": ["--compare", "--arm", "mid"],
+    "hard": ["--compare", "--arm", "hard"],
+    "easy": ["--compare", "--arm", "easy"],
+    "positive": ["--compare", "--arm", "positive"],
+    "negative": ["--compare", "--arm", "negative"],
+    "random": ["--compare", "--arm", "random"],
+    "weight-4": ["--compare", "--lambda-neg", "4"],
+    "pooled-1": ["--compare", "--adv-mode", "role_pooled"],
+    "pooled-4": ["--compare", "--adv-mode", "role_pooled", "--lambda-neg", "4"],
+    "post-4": ["--compare", "--adv-mode", "post_weight", "--lambda-neg", "4"],
+}
+FEW = {arm: 5 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
+SHOWN = ("pair", "variance", "pool")  # in the figure
+PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/rare_share": "rare events' share of A squared"}
+HELD_OUT, POOL = 32, 256  # samples of each held-out problem; training questions whose gradient stands for that of the pool
+KS = (1, 8, 32)
+
+
+def gradient(model, questions, roles, purpose):
+    """Of the loss of one batch of the settings' size -> one flat vector."""
+    size = model.settings["group_size"]
+    groups = model.groups([q["prompt_ids"] for q in questions], [q["answer"] for q in questions], size, purpose)
+    rewards = torch.tensor([[r.reward for r in group] for group in groups])
+    advantages = group_advantages(rewards, eps=1e-6) if roles is None else pair_advantages(rewards, torch.tensor(roles))
+    rollouts = [r for group in groups for r in group]
+    for rollout, advantage in zip(rollouts, advantages.flatten().tolist(), strict=True):
+        rollout.advantage = advantage
+    total, tokens = None, sum(len(r.completion_ids) for r in rollouts)
+    for place in range(0, len(rollouts), 256):
+        batch = collate(rollouts[place : place + 256], "cpu")
+        logps, _ = completion_logps(model.model, batch, batch["temperatures"])
+        loss, _ = grpo_loss(logps, logps.detach(), batch["advantages"], batch["completion_mask"], num_tokens=tokens)
+        part = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.model.parameters()))])
+        total = part if total is None else total + part
+    return total
+
+
+def main(folder, first):
+    settings = settings_of(folder)
+    torch.set_num_threads(1)
+    trained = Analyst(last_checkpoint(folder), settings)
+
+    def held_out(model):
+        problems = model.problems(settings["eval_sets"][0])
+        groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")
+        return {"right": [int(sum(r.reward for r in group)) for group in groups],
+                "entropy": statistics.fmean(-logp for group in groups for r in group for logp in r.logps)}  # fmt: skip
+
+    result = held_out(trained)
+    base = Analyst(settings["model"], settings)
+    if folder == first:
+        (Path(first) / "start.json").write_text(json.dumps(held_out(base)))
+    chosen = read_record(Path(folder) / "chosen.jsonl")
+    if len(chosen) == 2:  # does the pair's first step point where the pool's does?
+        problems = {p["id"]: p for p in base.problems(settings["data"])}
+        pool = Shuffled(list(problems.values()), settings["seed"]).draw(POOL)
+        copies = [problems[line["id"]] for line in chosen] * (settings["prompts_per_step"] // 2)
+        ours = gradient(base, copies, [line["role"] for line in chosen] * (settings["prompts_per_step"] // 2), "pair")
+        whole = gradient(base, pool, None, "pool")
+        result["cosine"] = torch.nn.functional.cosine_similarity(ours, whole, dim=0).item() if ours.any() else 0.0
+        result["chosen"] = [{name: line[name] for name in ("problem", "role", "probe", "again")} for line in chosen]
+    (Path(folder) / "analysis.json").write_text(json.dumps(result))
+
+
+# ---- the statements ------------------------------------------------------------------------------------------------------
+
+
+def statements(runs):
+    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
+    found, start = analyses(runs), analyses(runs, "start.json")["pool"]
+    metrics = {arm: [rows_of(folder)[1:] for folder in some] for arm, some in runs.items()}
+    mean = statistics.fmean
+    passes = lambda some, k: [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]  # noqa: E731
+
+    def gap(arm, other, k):
+        """Held-out pass@k of an arm minus that of another, or of the starting model, over the seeds both have."""
+        ones, others = found[arm], start if other == "start" else found[other]
+        seeds = min(len(ones), len(others))
+        return interval(differences(passes(ones[:seeds], k), passes(others[:seeds], k)))
+
+    few = len(found["easy"])
+    gains = lambda k: ", ".join(f"{arm} {points(gap(arm, 'start', k))}" for arm in runs)  # noqa: E731
+    first = gap("pair", "variance", 8)
+    yield (f"P1 the pair against the two most varied, held-out pass@8, points, {len(found['pair'])} seeds", "above 0, interval too",
+           points(first), verdict(first[1] > 0))
+    easy, positive = gap("pair", "easy", 8), gap("pair", "positive", 8)
+    yield ("P2 both halves", "pass@8: above two of q-, interval too; not below q+ alone",
+           f"minus two easy {points(easy)}, minus q+ alone {points(positive)}; {few} seeds", verdict(easy[1] > 0 and positive[2] > 0))
+    wide = gap("pair", "start", KS[-1])
+    heat = {arm: mean(one["entropy"] for one in found[arm][:few]) for arm in ("pair", "hard")}
+    begun = mean(one["entropy"] for one in start)
+    yield (f"P3 exploration is kept (pass@{KS[-1]} in place of pass@64)",
+           "pass@k not below the start; entropy falls less than with two hard questions",
+           f"{points(wide)}; nats a token {begun:.3f} at the start, pair {heat['pair']:.3f}, two hard {heat['hard']:.3f}",
+           verdict(wide[2] >= 0 and heat["pair"] > heat["hard"]))
+    level = {arm: gap(arm, "start", 1) for arm in ("pair", "pool")}
+    yield ("P4 against the whole pool at as many sequences, pass@1", "half of its gain or more",
+           f"pair {points(level['pair'])}, pool {points(level['pool'])}", verdict(level["pair"][0] >= 0.5 * level["pool"][0] > 0))
+    cosines = {arm: [one["cosine"] for one in found[arm]] for arm in ("pair", "variance")}
+    spread = {arm: statistics.pstdev(values) for arm, values in cosines.items()}
+    yield ("P5 direction of the first step against the pool's", "cosine spreads less over draws than for the two most varied",
+           "; ".join(f"{arm}: mean {mean(values):.3f}, standard deviation {spread[arm]:.3f}" for arm, values in cosines.items()),
+           verdict(spread["pair"] < spread["variance"]))
+    same = max(abs(a["grad_norm"] - b["grad_norm"]) for one, other in zip(metrics["weight-4"], metrics["pair"]) for a, b in zip(one, other))
+    answers = {"role_pooled": gap("pooled-4", "pooled-1", 8), "post_weight": gap("post-4", "pair", 8)}
+    yield ("P6 the weight of wrong answers, 4 against 1", "per_prompt: none at all; role_pooled or post_weight: pass@8 differs by more than noise",
+           f"largest difference of a gradient norm under per_prompt {same:.1e}; "
+           + ", ".join(f"{mode} {points(value)}" for mode, value in answers.items()) + f"; {few} seeds",
+           verdict(same < 1e-3 and any(value[1] > 0 or value[2] < 0 for value in answers.values())))
+    coin, harder = gap("random", "start", 8), gap("pair", "hard", 8)
+    yield ("would refute it: a coin for rewards", "gains nothing", f"{points(coin)}; {few} seeds", verdict(coin[1] <= 0))
+    yield ("would refute it: two hard questions", "not better than the pair, pass@8", f"pair minus two hard {points(harder)}; {few} seeds",
+           verdict(harder[2] > 0))
+    for k in KS:
+        yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
+    rare = over_seeds([mean(row["pair/rare_share"] for row in rows) for rows in metrics["pair"]])
+    mixed = {role: mean(row[f"pair/mixed_{role}"] for rows in metrics["pair"] for row in rows[-10:]) for role in ("positive", "negative")}
+    again = {role: mean(line["again"] for one in found["pair"] for line in one["chosen"] if line["role"] == sign)
+             for role, sign in (("q+", 1), ("q-", -1))}
+    yield ("the pair itself", "",
+           f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold {rare[0]:.2f} of the squared "
+           f"advantages; mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}", "reported")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
