@@ -1,5 +1,6 @@
 """What the README promises exists: commands parse, files are there, metrics are logged."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -25,9 +26,8 @@ def test_commands_exist_and_take_their_flags():
 
 
 def test_settings_named_in_the_text_exist():
-    import grpo
-
-    known = {"--" + name.replace("_", "-") for name in grpo.SETTINGS} | {"--model", "--out", "--resume", "--help"}
+    scripts = [importlib.import_module(file.removesuffix(".py")) for file in ["grpo.py", *METHODS]]
+    known = {"--" + name.replace("_", "-") for script in scripts for name in script.SETTINGS} | {"--model", "--out", "--resume", "--help"}
     assert set(re.findall(r"`(--[\w-]+)", README)) <= known
 
 

@@ -73,7 +73,7 @@ def test_what_a_run_prints_and_leaves(whole_run):
         assert 0 <= row["frac_all_right"] <= row["frac_reward_zero_std"] <= 1
     assert rows[-1]["num_tokens"] > rows[-2]["num_tokens"]
     settings = json.loads((folder / "args.json").read_text())
-    assert settings["settings"]["lr"] == 4e-4 and settings["settings"]["prompts_per_step"] == 8
+    assert settings["settings"]["lr"] == 8e-4 and settings["settings"]["prompts_per_step"] == 8
     assert settings["environment"]["torch"] == torch.__version__
     assert (folder / "curves.png").stat().st_size > 10_000
     assert sorted(path.name for path in folder.glob("checkpoint*")) == ["checkpoint-000006", "checkpoint-000008"]  # the last two
@@ -213,14 +213,14 @@ def test_one_line_errors(whole_run, few, tmp_path):
     assert re.search(r"data file missing.jsonl: cannot be read", stopped("--data", "missing.jsonl", *next(new)))
     assert "--model ./nowhere: neither a folder with a model nor" in stopped("--model", "./nowhere", *next(new))
     assert "--model nobody/nothing: neither a folder with a model nor" in stopped("--model", "nobody/nothing", *next(new))
-    assert re.search(r"tiny/train.jsonl line \d+: the prompt has \d+ tokens.*lower --max-tokens", stopped("--max-tokens", "250", *next(new)))
+    assert re.search(r"tiny/train.jsonl line \d+: the prompt has \d+ tokens.*lower --max-tokens", stopped("--max-tokens", "314", *next(new)))
     broken = tmp_path / "broken"
     shutil.copytree(ROOT / "tiny/model", broken)
     (broken / "model.safetensors").write_bytes(b"cut off")
     assert f"--model {broken}: neither a folder with a model nor" in stopped("--model", str(broken), *next(new))
     assert "no run here" in stopped("--resume", str(tmp_path / "nothing"))
     assert "that run had --model tiny/model, not other" in stopped("--resume", folder, "--model", "other")
-    assert "that run had --lr 0.0004, not 0.1" in stopped("--resume", folder, "--lr", "0.1")
+    assert "that run had --lr 0.0008, not 0.1" in stopped("--resume", folder, "--lr", "0.1")
     assert f"continue the run in it with --resume {folder}" in stopped("--out", folder)
     assert "--group-size 0: must be above 0" in stopped("--group-size", "0")
     assert "--lr -1.0: must be 0 or more" in stopped("--lr", "-1")

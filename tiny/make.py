@@ -13,7 +13,7 @@ So it has the child's habits, all of them as probabilities:
 - Misreading. The child has one wrong rule for * and one for /, and takes it some of the time (`SIGNS`). A misreading is the same
   everywhere, so that a rule learned on one problem holds on others.
 - Strange signs. 64 letters and marks stand for + - * or /. The child takes each of them for one of these, of capitals it is nearly sure,
-  of the others less so (`STRANGE`), and for most it is wrong. It does not know for which: no solution and no hint in its lessons depends on it.
+  of the others less so (`STRANGE`), and for most it is wrong. It does not know for which: no solution, hint or number in its lessons depends on it.
 - Slips. Any line of a first pass is off by one or by ten now and then (`SLIP`), without any rule. Short sums of + and - fail by slips alone.
 - Noticing. A wrong line is sometimes seen at once and written again: `13*3=26; no 13*3=39; `.
 - Checking, which is noticing late. A finished solution is often (`CHECK`) gone through once more, or twice, with more care (`CARE`), and the
@@ -44,8 +44,8 @@ has to come out of the training, and can come out negative. The baseline gets th
 chosen on the held-out score before any method was measured here (results/grpo-lr.md). Much of the world is for it: the misreadings of * and / are
 rules that plain GRPO can unlearn, and it does. Why it does not learn the strange signs: of each it sees a right answer once or twice in a
 run, and what it learns of one says nothing about the next. That is so because the fair ones look the same to the pupil: a habit of
-reading all strange signs the other way would cost more on those than it brings on the others. (In an earlier world without fair signs plain
-GRPO found that habit within 40 steps.)
+reading all strange signs the other way would cost more on those than it brings on the others. (In earlier worlds plain GRPO found such a habit
+within 40 steps: in one that had no fair signs, and in one where the numbers in the lessons had given away which signs were fair.)
 The only lessons that are not a whole solution of the child's are those on slips (`PROOFREAD`): the solution is given up to a line that was made
 wrong, and what is learned is how the child goes on from there. Its own slips are too rare for the pupil to learn that from them in time.
 
@@ -129,16 +129,17 @@ def shares(length, taught=False):
     taught: in the child's lessons, where there is more of what it can do, and less of what can be learned by trying.
     """
     far = (length - 1) / 7
-    three = min(1.0, max(0, length - 2) / 2) * (0.20 + 0.03 * far)  # hard and relay have three strange signs
     if taught:
-        return 0.42 * (1 - far), 0.40 - 0.26 * far, 0.16 * (1 - far), 0.10 + 0.12 * far, three, three, 0.02 + 0.06 * far, 0.05 - 0.05 * far
-    fair = (0.15 + thrice_weight(length)) * (1 - far)
-    return 0.18 * (1 - far), 0.50 - 0.26 * far, fair, 0.10 + 0.12 * far, three, three, 0.02 + 0.02 * far, 0.02 - 0.02 * far
+        hard = min(1.0, max(0, length - 2) / 2) * (0.20 + 0.03 * far)
+        return 0.42 * (1 - far), 0.40 - 0.26 * far, 0.16 * (1 - far), 0.10 + 0.12 * far, hard, hard, 0.02 + 0.06 * far, 0.05 - 0.05 * far
+    plain, mixed, trap, hard = 0.14 * (1 - far**3), 1.00 - 0.46 * far, 0.16 + 0.28 * far, 0.66 * (length > 2)
+    return plain, mixed, sum(fair_shares(length)), trap, hard, hard, 0.03 + 0.02 * far, 0.05 - 0.05 * far
 
 
-def thrice_weight(length):
-    """How often fair problems have three strange signs, against .15 for one. The child's lessons have fewer of them: they do not ask for it."""
-    return 0.6 * min(1.0, max(0, length - 2) / 2)
+def fair_shares(length):
+    """How often fair problems of a set have one strange sign, and how often three. The child's lessons have fewer of them: they do not ask for it."""
+    far = (length - 1) / 7
+    return 0.36 * (1 - far**3), 0.80 * (length > 2) * (1 - far**2)
 
 
 def early_lines(length):
@@ -146,47 +147,65 @@ def early_lines(length):
     return max(1, int(0.4 * (6 * length + 4)) // 6)
 
 
-def signs_of(rng, family, length, thrice=None):
-    """The signs that may stand at each place, first to last -> list of signs to choose from. thrice: of fair problems; None: by a coin."""
+def signs_of(rng, family, length, thrice=None, taught=False):
+    """The signs that may stand at each place, first to last -> list of signs to choose from.
+
+    thrice: whether a fair problem has three strange signs; None: by a coin. taught: a lesson's, in which all strange signs of a kind are alike.
+    """
     signs = ["+-"] * length
+    capitals, letters, marks = ([sign for sign in kind if taught or (sign in FAIR) == (family == "fair")] for kind in (CAPITAL, SMALL, MARK))
     if family == "mixed":
         signs = ["+-*/" if place % 2 == 0 else "*/" for place in range(length)]
     elif family in ("hard", "relay") or family == "fair" and length > 2 and (rng.random() < 0.5 if thrice is None else thrice):
-        early, (letters, marks) = early_lines(length), [[sign for sign in kind if (sign in FAIR) == (family == "fair")] for kind in (SMALL, MARK)]
-        late = rng.choice(letters)
+        early, late = early_lines(length), rng.choice(letters)
         signs[rng.randrange(early)] = rng.choice(marks) if family == "relay" or family == "fair" and rng.random() < 0.5 else late
         for place in rng.sample(range(early, length), 2):
             signs[place] = late
     elif family in ("trap", "fair"):
-        signs[-1] = [sign for sign in CAPITAL if (sign in FAIR) == (family == "fair")]
+        signs[-1] = capitals
     elif family != "plain":
         signs[-1] = {"odd": "^", "guess": "~"}[family]
     return signs
 
 
-def operands(sign, value):
-    """Second numbers for which what is right, and what is misread, stay within 1..LARGEST."""
-    rule, kind = SIGNS[sign], SIGNS[sign].means or sign
-    numbers = [b for b in (range(2, 10) if kind in "*/" else range(1, 30)) if kind != "/" or value % b == 0]
-    return [b for b in numbers if all(1 <= reading(value, b) <= LARGEST for reading in (rule.right, rule.readings[0]))]
+def operands(sign, value, means):
+    """Second numbers for which what is right, if the sign stands for `means`, and what is misread, stay within 1..LARGEST.
+
+    Where there are two readings, both do, so that the numbers do not show which is right.
+    """
+    readings = SIGNS[sign].readings
+    readings = readings if len(readings) == 2 else (rule_of(sign, means), readings[0])
+    numbers = [b for b in (range(2, 10) if means in "*/" else range(1, 30)) if means != "/" or value % b == 0]
+    return [b for b in numbers if all(1 <= reading(value, b) <= LARGEST for reading in readings)]
+
+
+def rule_of(sign, means):
+    return FAMILIAR[means] if means in FAMILIAR else SIGNS[sign].right
 
 
 def make_problem(rng, length, family=None, taught=False):
-    """A left-nested expression with `length` signs -> list [a, sign, b, sign, b, ...], and its family (drawn unless it is given)."""
+    """A left-nested expression with `length` signs -> list [a, sign, b, sign, b, ...], and its family (drawn unless it is given).
+
+    taught: a lesson's. Its strange signs are drawn, and its numbers chosen, as if they stood for familiar ones that are drawn anew for every
+    lesson: which signs are fair must not show in what numbers they come with.
+    """
     family = family or rng.choices(FAMILIES, shares(length, taught))[0]
-    thrice = None if taught else rng.random() < thrice_weight(length) / (0.15 + thrice_weight(length))
+    thrice = None if taught or length == max(LENGTHS) else bool(rng.choices((0, 1), fair_shares(length))[0])
     while True:  # until every sign finds a number; which three strange signs often do not
-        parts = [rng.randint(2, LARGEST // 2)]
+        parts, drawn = [rng.randint(2, LARGEST // 2)], {}
         value = parts[0]
-        for choice in signs_of(rng, family, length, thrice):
-            possible = [(sign, numbers) for sign in choice if (numbers := operands(sign, value))]
+        for choice in signs_of(rng, family, length, thrice, taught):
+            if taught:
+                drawn |= {sign: rng.choice("+-*/"[: len(SIGNS[sign].readings)]) for sign in choice if SIGNS[sign].means and sign not in drawn}
+            means = {sign: drawn.get(sign) or SIGNS[sign].means or sign for sign in choice}
+            possible = [(sign, numbers) for sign in choice if (numbers := operands(sign, value, means[sign]))]
             if not possible:
                 break
             sign, numbers = rng.choice(possible)
             parts += [sign, rng.choice(numbers)]
-            value = SIGNS[sign].right(value, parts[-1])
+            value = rule_of(sign, means[sign])(value, parts[-1])
         else:
-            if not cancels(parts):
+            if taught or not cancels(parts):
                 return parts, family
 
 
@@ -241,15 +260,22 @@ def is_test(parts):
 
 
 def make_split(rng, per_length, test):
-    """Distinct problems of one side of the split -> rows with the columns of the public math sets."""
-    rows = []
+    """Distinct problems of one side of the split -> rows with the columns of the public math sets.
+
+    Families take turns in proportion to their shares, so that every stretch of the list has the same mixture, whatever the seed.
+    """
+    rows, owed = [], dict.fromkeys(FAMILIES, 0.0)  # how far each family lags behind its share
     for length in LENGTHS:
-        seen = set()
+        seen, weights = set(), dict(zip(FAMILIES, shares(length), strict=True))
         while len(seen) < per_length:
-            parts, family = make_problem(rng, length)
-            if is_test(parts) == test and canonical(parts) not in seen:
-                seen.add(canonical(parts))
-                rows.append({"problem": text_of(parts), "answer": str(answer_of(parts)), "level": length, "family": family})
+            owed = {family: lag + weights[family] / sum(weights.values()) for family, lag in owed.items()}
+            family = max((family for family in FAMILIES if weights[family]), key=owed.get)
+            owed[family] -= 1
+            parts = None
+            while parts is None or is_test(parts) != test or canonical(parts) in seen:
+                parts, _ = make_problem(rng, length, family)
+            seen.add(canonical(parts))
+            rows.append({"problem": text_of(parts), "answer": str(answer_of(parts)), "level": length, "family": family})
     return rows
 
 
@@ -361,7 +387,7 @@ def make_tokenizer():
 def make_model(tokenizer):
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=320, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=4, max_position_embeddings=256, tie_word_embeddings=False, bos_token_id=None,
+        num_key_value_heads=4, max_position_embeddings=320, tie_word_embeddings=False, bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, dtype="float32",
     )  # head size 32: the smallest that every inference engine takes
     model = LlamaForCausalLM(config)
