@@ -125,7 +125,7 @@ def statements(runs):
     dose = {"1 (ra)": "ra", "1.2": "t_max-1.2", "1.5": "erpo", "2": "t_max-2"}
     level = lambda arm, k: 100 * mean(map(mean, end[arm][k]))  # noqa: E731
     curve = {k: [level(arm, k) for arm in dose.values()] for k in (1, 8)}
-    falls_again = any(values.index(max(values)) < len(values) - 1 for values in curve.values())
+    falls_again = any(values[-1] < max(values) for values in curve.values())
     yield ("S7 dose", "beyond some T_max held-out success falls again",
            "; ".join(f"pass@{k} at T_max {', '.join(dose)}: " + " ".join(f"{v:.1f}" for v in values) for k, values in curve.items()),
            verdict(falls_again))

@@ -138,7 +138,7 @@ def statements(runs):
     length = {arm: mean(one["length"] for one in found[arm]) for arm in runs}
     yield ("9 length", "LTE's held-out responses longer than GRPO's", f"LTE {length['lte']:.1f}, GRPO {length['grpo']:.1f} tokens",
            verdict(length["lte"] > length["grpo"]))
-    ratios = [[row["hint/log_ratio"] for row in rows if row["hint/log_ratio"]] for rows in metrics["lte"]]
+    ratios = [[row["hint/log_ratio"] for row in rows if row["hint/log_ratio"]] or [0.0] for rows in metrics["lte"]]
     first, begun, ended = (mean(f(r) for r in ratios) for f in (lambda r: r[0], lambda r: mean(r[:10]), lambda r: mean(r[-10:])))
     yield ("10 ratio", "mean log ratio of hinted tokens below 0, not 0 at the first update, and nearer 0 later",
            f"first {first:.3f}, first ten steps {begun:.3f}, last ten {ended:.3f}", verdict(first < 0 and begun < 0 and abs(ended) < abs(begun)))
