@@ -166,7 +166,7 @@ def ra_advantage(group_size, kind="ra-1", size=0.1):
 
 def scoring(temperatures, mode):
     """(4) The temperature at which each row's log-probabilities are taken in training. temperatures (B,): that of the sampling."""
-    return temperatures if mode == "score_T" else torch.ones_like(temperatures)
+    return temperatures if mode == "score_T" else torch.ones_like(temperatures)                                               # (4)
 
 
 def scoring_weights(old_per_token_logps, sampling_per_token_logps, temperatures, mode, importance_cap, is_cap):

@@ -57,7 +57,7 @@ SETTINGS = {
                           "answers to them, cut there; medium: questions of medium difficulty", ("failure", "plain", "correct", "medium")),
     "compare":           ([], ["plain"], "arms to train afterwards as well, from the same bank"),
     "bank":              ("", "", "bank.jsonl of an earlier run to start from: nothing is mined before step 1"),
-    "questions":         (1000, 256, "saturated questions to mine; section 4"),
+    "questions":         (1000, 128, "saturated questions to mine; section 4"),
     "screen_samples":    (32, 32, "responses to each question in screening; section 4"),
     "saturated_low":     (31, 31, "fewest right ones among them of a saturated question; section 4 (second version of the paper: 121 of 128)"),
     "saturated_high":    (31, 31, "most right ones; section 4 (second version: 127 of 128)"),
@@ -76,7 +76,7 @@ SETTINGS = {
     "instruction":       ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                           "text after each question; Qwen2.5-Math's own"),
     "steps":             (1000, 80, "batches of samples to learn from; code: 2,000 updates"),
-    "prompts_per_step":  (10, 64, "questions in a batch; code"),
+    "prompts_per_step":  (10, 32, "questions in a batch; code"),
     "group_size":        (16, 8, "responses to each question, G; section 4"),
     "temperature":       (1.0, 1.0, "sampling temperature in training; DAPO's code"),
     "max_tokens":        (6000, 144, "longest response, counted behind the opening; section 4"),
@@ -138,7 +138,7 @@ def nearest(rates, tau):
 
 
 def choose_cut(line, tau, fixed_cut=0.0):
-    """(2) The share of its tokens at which a failure is cut, and the success that was measured there (None: not measured).
+    """The share of its tokens at which a failure is cut, and the success that was measured there (None: not measured).
 
     line: a line of the bank with "cuts", from short to long, and "rates". fixed_cut: this one, whatever was measured.
 
@@ -147,7 +147,7 @@ def choose_cut(line, tau, fixed_cut=0.0):
     """
     if fixed_cut:
         return fixed_cut, dict(zip(line["cuts"], line["rates"])).get(fixed_cut)
-    best = nearest(line["rates"], tau)
+    best = nearest(line["rates"], tau)                                                                                       # (2)
     return line["cuts"][best], line["rates"][best]
 
 

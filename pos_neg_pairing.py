@@ -120,7 +120,7 @@ SETTINGS = {
 
 
 def choose(rates, arm, *, group_size, band, rng, hard=None, history=None):
-    """(1) Questions to train on -> list of (id, role), role 1 for q+, -1 for q-, 0 without one.
+    """Questions to train on -> list of (id, role), role 1 for q+, -1 for q-, 0 without one.
 
     rates: {id: share of right answers in the probe}. hard: ids that q+ may come from (None: all). history: {id: accuracies}. Where an arm takes
     questions from a band, [1/G, c/G] or [1 - c/G, 1 - 1/G], they are drawn by rng. Raises InputError if a band is empty.
@@ -128,7 +128,7 @@ def choose(rates, arm, *, group_size, band, rng, hard=None, history=None):
     need = {"pair": (1, 1), "random": (1, 1), "hard": (2, 0), "easy": (0, 2), "positive": (1, 0), "negative": (0, 1)}.get(arm)
     if need:
         low, high = 1 / group_size, band / group_size
-        positive = [q for q, rate in rates.items() if low <= rate <= high and (hard is None or q in hard)]
+        positive = [q for q, rate in rates.items() if low <= rate <= high and (hard is None or q in hard)]                   # (1)
         negative = [q for q, rate in rates.items() if 1 - high <= rate <= 1 - low and (hard is None or q not in hard)]
         for name, pool, count in (("q+", positive, need[0]), ("q-", negative, need[1])):
             if len(pool) < count:
@@ -146,7 +146,7 @@ def choose(rates, arm, *, group_size, band, rng, hard=None, history=None):
 
 
 def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0):
-    """(3) Advantages (copies, G) from rewards (copies, G), 0 or 1, and roles (copies,), 1 for q+, -1 for q-, 0 for neither.
+    """Advantages (copies, G) from rewards (copies, G), 0 or 1, and roles (copies,), 1 for q+, -1 for q-, 0 for neither.
 
     per_prompt    outcomes 1 and -lambda_neg, each copy standardised alone: the weight cancels
     pair_pooled   the same, standardised over a copy of q+ and one of q- together: it cancels as well, and so does what is rare
@@ -159,7 +159,7 @@ def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0):
     >>> pair_advantages(torch.tensor([[1.0, 0.0, 0.0, 0.0]]), torch.tensor([1])).round(decimals=2).tolist()
     [[1.5, -0.5, -0.5, -0.5]]
     """
-    outcomes = torch.where(rewards == 1, 1.0, -lambda_neg)
+    outcomes = torch.where(rewards == 1, 1.0, -lambda_neg)                                                                   # (3)
     if mode == "center_only":
         return group_advantages(outcomes, scale_by_std=False)
     if mode == "post_weight":

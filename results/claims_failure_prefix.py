@@ -7,20 +7,16 @@ S1 to S10: statements about solved problems of the paper's size, with our thresh
 """
 
 import json
-import random
 import statistics
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import torch
+from analysis import Analyst, analyses, interval, last_checkpoint, points, rows_of, settings_of, verdict
 
-import torch  # noqa: E402
-
-from common import derive_seed, group_advantages, load_model, score_rollouts  # noqa: E402
-from failure_prefix import first_failure, opening, training_items  # noqa: E402
-from problems import load_problems, read_record  # noqa: E402
-from sampler import TransformersSampler  # noqa: E402
+from common import group_advantages
+from failure_prefix import first_failure, opening, training_items
+from problems import read_record
 
 BANK = ["--bank", "FIRST/bank.jsonl"]
 ARMS = {
@@ -38,25 +34,6 @@ ARMS = {
 }
 SHOWN = ("failure", "plain", "medium")  # in the figure
 HELD_OUT, GROUP, AGAIN = 16, 8, 64  # samples of held-out problems and openings; of a training group; of a question that is screened again
-
-
-class Analyst:
-    """One model, the problems, and the seed of what is sampled from it."""
-
-    def __init__(self, model, settings):
-        self.model, self.tokenizer = load_model(model)
-        self.settings, self.sampler = settings, TransformersSampler(self.model, self.tokenizer, 256)
-
-    def problems(self, name):
-        return load_problems(name, self.tokenizer)
-
-    def groups(self, contexts, golds, n, purpose):
-        rollouts = self.sampler.generate(contexts, n, self.settings["temperature"], self.settings["max_tokens"], derive_seed("claims", purpose))
-        score_rollouts(rollouts, [gold for gold in golds for _ in range(n)], self.tokenizer)
-        return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
-
-    def rates(self, contexts, golds, n, purpose):
-        return [statistics.mean(r.reward for r in group) for group in self.groups(contexts, golds, n, purpose)]
 
 
 def openings_of(base):
@@ -99,9 +76,9 @@ def signal(model, lines, arm):
 
 
 def main(folder, first):
-    settings = json.loads((Path(folder) / "args.json").read_text())["settings"]
+    settings = settings_of(folder)
     torch.set_num_threads(1)
-    trained = Analyst(max(Path(folder).glob("checkpoint-??????")), settings)
+    trained = Analyst(last_checkpoint(folder), settings)
     lines = [line for line in read_record(Path(first) / "bank.jsonl") if line["generation"] == 0]
     source, start = Path(first) / "openings.json", Path(first) / "start.json"
     if folder == first:
@@ -132,29 +109,10 @@ def again(model, lines):
 # ---- the statements ------------------------------------------------------------------------------------------------------
 
 
-def interval(per_seed, draws=2000):
-    """Mean of numbers given per seed and question, and its 95 % interval from drawing seeds, and questions within them, again."""
-    rng = random.Random(0)
-    means = []
-    for _ in range(draws):
-        seeds = rng.choices(per_seed, k=len(per_seed))
-        means.append(statistics.mean(statistics.mean(rng.choices(values, k=len(values))) for values in seeds))
-    means.sort()
-    return statistics.mean(map(statistics.mean, per_seed)), means[int(0.025 * draws)], means[int(0.975 * draws)]
-
-
-def points(triple):
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * x for x in triple))
-
-
 def statements(runs):
     """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    read = lambda arm, name: [json.loads((folder / name).read_text()) for folder in runs[arm]]  # noqa: E731
-    start = read("failure", "start.json")
-    found = {arm: read(arm, "analysis.json") for arm in runs}
-    metrics = {arm: [[json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in runs[arm]] for arm in runs}
-    mean = lambda values: statistics.mean(values)  # noqa: E731
-    verdict = lambda ok: "held" if ok else "**failed**"  # noqa: E731
+    start, found, mean = analyses(runs, "start.json")["failure"], analyses(runs), statistics.mean
+    metrics = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
 
     def gain(arm, against=None):
         """Held-out success of an arm minus that of another, or of the starting model, by question."""

@@ -7,7 +7,8 @@
 
 Logs stay in results/NAME/seed-N, NAME-SETTING/VALUE/seed-N or NAME/ARM/seed-N: metrics.jsonl, args.json (settings, versions, machine) and
 finished.txt, the table the run ended with. The arms of a method, what is measured on each trained model and what becomes of it are in
-results/claims_METHOD.py. Flags that are not known here go to the script.
+results/claims_METHOD.py: ARMS, with the flags of each; COMMANDS, of arms that are not the method's own script; FEW, how many seeds suffice for an
+arm; SHOWN, PANELS and AGAINST, the figure. Flags that are not known here go to the script.
 """
 
 import argparse
@@ -42,9 +43,12 @@ def run_seed(method, group, seed, flags, claims=None):
     folder = RESULTS / group / f"seed-{seed}"
     if not (folder / "finished.txt").exists():
         where = str(folder.relative_to(RESULTS.parent))
+        script = getattr(claims, "COMMANDS", {}).get(folder.parent.name)
+        if script and folder.exists():  # only the scripts themselves can go on
+            shutil.rmtree(folder)
         how = ["--resume", where] if (folder / "args.json").exists() else ["--out", where, "--seed", str(seed)]
         first = str((RESULTS / group.split("/")[0] / next(iter(claims.ARMS)) / f"seed-{seed}").relative_to(RESULTS.parent)) if claims else ""
-        command = [sys.executable, f"{method}.py", *how, *(flag.replace("FIRST", first) for flag in flags)]
+        command = [sys.executable, *(script or [f"{method}.py"]), *how, *(flag.replace("FIRST", first) for flag in flags)]
         done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
         if done.returncode:
             raise SystemExit(f"error: {' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1]}")
@@ -54,8 +58,8 @@ def run_seed(method, group, seed, flags, claims=None):
             if done.returncode:
                 raise SystemExit(f"error: the analysis of {where} failed: {done.stderr.strip().splitlines()[-1]}")
         (folder / "finished.txt").write_text(closing)
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
+        for weights in [*folder.glob("checkpoint-*"), *folder.parent.glob(f"{folder.name}-taught")]:
+            shutil.rmtree(weights)
         print(f"{folder.relative_to(RESULTS)} done", flush=True)
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -98,19 +102,24 @@ def sweep_table(setting, values, runs):
     return "\n".join(lines) + f"\n\nMean ± standard error over {len(runs[0])} seeds, in points."
 
 
-def figure(runs, file):
-    """runs: {name: rows of each seed}. Every seed as a thin line and their mean as a thick one, a colour for each name."""
-    fig, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.4), constrained_layout=True)
-    for axis, (pattern, title) in zip(axes, PANELS.items()):
+def figure(runs, file, panels=PANELS, against=("step", "step")):
+    """runs: {name: rows of each seed}. Every seed as a thin line and their mean as a thick one, a colour for each name.
+
+    panels: {pattern of a metric: title}. against: the metric on the x-axis, and what it is called.
+    """
+    fig, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), constrained_layout=True)
+    for axis, (pattern, title) in zip(axes, panels.items()):
         for colour, (label, seeds) in enumerate(runs.items()):
-            name = next(n for row in seeds[0] for n in row if re.fullmatch(pattern, n))
-            series = [[(row["step"], row[name]) for row in rows if name in row] for rows in seeds]
+            name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
+            if name is None:
+                continue  # not every arm has every metric
+            series = [[(row[against[0]], row[name]) for row in rows if name in row] for rows in seeds]
             for points in series:
                 axis.plot(*zip(*points), color=f"C{colour}", alpha=0.3, linewidth=1)
-            steps = [step for step, _ in series[0]]
-            means = [statistics.mean(values) for values in zip(*([v for _, v in points] for points in series))]
-            axis.plot(steps, means, color=f"C{colour}", linewidth=2, label=label)
-        axis.set(title=title, xlabel="step", ylim=(0, 1))
+            means = [[statistics.mean(values) for values in zip(*(axis_of(points) for points in series))]
+                     for axis_of in (lambda points: [x for x, _ in points], lambda points: [y for _, y in points])]  # fmt: skip
+            axis.plot(*means, color=f"C{colour}", linewidth=2, label=label)
+        axis.set(title=title, xlabel=against[1], ylim=(0, max(1, axis.dataLim.ymax)))
         axis.grid(alpha=0.3)
     if len(runs) > 1:
         axes[0].legend(fontsize=8)
@@ -122,11 +131,12 @@ def run_arms(args, flags):
     """Every arm of a method over the seeds, the table of statements and the figure of all arms."""
     claims = importlib.import_module(f"claims_{args.method}")
     first, *others = claims.ARMS
+    seeds_of = lambda arm: args.seeds[: getattr(claims, "FEW", {}).get(arm)]  # noqa: E731
     for some in [first], others:  # the first arm leaves behind what the others start from
         with ThreadPoolExecutor(args.jobs) as pool:
-            todo = [(arm, seed) for seed in args.seeds for arm in some]
+            todo = [(arm, seed) for seed in args.seeds for arm in some if seed in seeds_of(arm)]
             list(pool.map(lambda work: run_seed(args.method, f"{args.method}/{work[0]}", work[1], [*claims.ARMS[work[0]], *flags], claims), todo))
-    folders = {arm: [RESULTS / args.method / arm / f"seed-{seed}" for seed in args.seeds] for arm in claims.ARMS}
+    folders = {arm: [RESULTS / args.method / arm / f"seed-{seed}" for seed in seeds_of(arm)] for arm in claims.ARMS}
     rows = ["| | needed | measured | |", "|---|---|---|---|"] + ["| " + " | ".join(row) + " |" for row in claims.statements(folders)]
     device = json.loads((folders[first][0] / "args.json").read_text())["environment"]["device"]
     command = " ".join(["python results/run.py", args.method, *sys.argv[2:]])
@@ -134,7 +144,7 @@ def run_arms(args, flags):
     (RESULTS / f"{args.method}.md").write_text(text)
     rows_of = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
     runs = {arm: [rows_of(folder) for folder in folders[arm]] for arm in claims.SHOWN}
-    figure(runs, RESULTS / f"{args.method}.png")
+    figure(runs, RESULTS / f"{args.method}.png", getattr(claims, "PANELS", PANELS), getattr(claims, "AGAINST", ("step", "step")))
     print(text)
 
 
