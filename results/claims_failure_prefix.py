@@ -18,20 +18,22 @@ from common import group_advantages
 from failure_prefix import first_failure, opening, training_items
 from problems import read_record
 
-BANK = ["--bank", "FIRST/bank.jsonl"]
+BANK = ["--compare", "--bank", "FIRST/bank.jsonl"]
+QUIET = [*BANK, "--eval-every", "30"]  # arms that are in no figure
 ARMS = {
     "failure": ["--compare"],
-    "plain": ["--compare", "--arm", "plain", *BANK],
-    "medium": ["--compare", "--arm", "medium", *BANK],
-    "correct": ["--compare", "--arm", "correct", *BANK],
-    "tau-.25": ["--compare", "--tau", "0.25", *BANK],
-    "tau-.75": ["--compare", "--tau", "0.75", *BANK],
-    "cut-.25": ["--compare", "--fixed-cut", "0.25", *BANK],
-    "cut-.5": ["--compare", "--fixed-cut", "0.5", *BANK],
-    "cut-.75": ["--compare", "--fixed-cut", "0.75", *BANK],
-    "refreshed": ["--compare", "--refresh-every", "40", *BANK],
-    "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl"],
+    "plain": [*BANK, "--arm", "plain"],
+    "medium": [*BANK, "--arm", "medium"],
+    "correct": [*QUIET, "--arm", "correct"],
+    "tau-.25": [*QUIET, "--tau", "0.25"],
+    "tau-.75": [*QUIET, "--tau", "0.75"],
+    "cut-.25": [*QUIET, "--fixed-cut", "0.25"],
+    "cut-.5": [*QUIET, "--fixed-cut", "0.5"],
+    "cut-.75": [*QUIET, "--fixed-cut", "0.75"],
+    "refreshed": [*QUIET, "--refresh-every", "30"],
+    "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl", "--eval-every", "30"],
 }
+FEW = {arm: 3 for arm in list(ARMS)[3:]}  # seeds
 SHOWN = ("failure", "plain", "medium")  # in the figure
 HELD_OUT, GROUP, AGAIN = 16, 8, 64  # samples of held-out problems and openings; of a training group; of a question that is screened again
 
@@ -50,7 +52,11 @@ def openings_of(base):
 def held_out(model, openings):
     """Success on every held-out problem, and behind 30 % of a failing and of a right solution where the starting model has both."""
     problems = model.problems(model.settings["eval_sets"][0])
-    result = {"plain": model.rates([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")}
+    groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")
+    rollouts = [r for group in groups for r in group]
+    result = {"plain": [statistics.mean(r.reward for r in group) for group in groups], "families": [p["family"] for p in problems],
+              "checked": statistics.mean("check" in model.tokenizer.decode(r.completion_ids) for r in rollouts),
+              "length": statistics.mean(len(r.completion_ids) for r in rollouts)}  # fmt: skip
     some = [p for p in problems if p["id"] in openings]
     for kind in ("failing", "right"):
         contexts = [p["prompt_ids"] + opening(openings[p["id"]][kind], 0.3) for p in some]
@@ -163,9 +169,11 @@ def statements(runs):
     yield ("S9 refreshing", "fewer questions fail after training; old openings are more often silent; fresh ones after half of the steps bring more",
            f"failing within {AGAIN}: {fails[0]:.2f} to {fails[1]:.2f}; silent {old[0]:.2f} to {old[1]:.2f}; refreshed - failure {points(fresh)}",
            verdict(fails[1] < fails[0] and old[1] > old[0] and fresh[1] > 0))
-    lengths = [[rows[at]["eval/test/mean_length"] for rows in metrics["failure"]] for at in (0, -1)]
-    yield ("S10 length", "held-out responses change by less than 15 %", f"{mean(lengths[0]):.1f} to {mean(lengths[1]):.1f} tokens",
-           verdict(abs(mean(lengths[1]) / mean(lengths[0]) - 1) < 0.15))
+    held = {"start": [s["held_out"] for s in start], **{arm: [run["held_out"] for run in found[arm]] for arm in runs}}
+    lengths = {arm: mean(one["length"] for one in some) for arm, some in held.items()}
+    yield ("S10 length", "held-out responses change by less than 15 %",
+           ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",
+           verdict(abs(lengths["failure"] / lengths["start"] - 1) < 0.15))
     yield ("control: right openings of the same length", "as silent as plain, and no gain",
            f"silent {silent['correct']:.2f}; {points(gains['correct'])}",
            verdict(silent["correct"] >= silent["plain"] - 0.05 and gains["correct"][1] <= 0))
@@ -173,6 +181,10 @@ def statements(runs):
            f"{points(gains['swapped'])} against {points(gains['failure'])}",
            verdict(gains["swapped"][0] < gains["failure"][0]))
     yield "control: loss on the opening as well", "S5 gets worse", "", "not tested"
+    of = lambda one, kind: mean(p for p, family in zip(one["plain"], one["families"]) if family == kind)  # noqa: E731
+    for arm in ("start", "failure", "plain", "medium"):
+        kinds = ", ".join(f"{kind} {100 * mean(of(one, kind) for one in held[arm]):.1f}" for kind in ("plain", "fair", "mixed", "guess"))
+        yield f"held-out success by family, {arm}", "", f"{kinds}; {100 * mean(one['checked'] for one in held[arm]):.0f} % were checked", "reported"
     mining = mean(rows[0]["num_tokens"] for rows in metrics["failure"]) / 1e6
     spent = [mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 - mining for arm in ("failure", "plain")]
     yield ("control: cost", "", f"million tokens: mining {mining:.1f}, training {spent[0]:.1f} from openings and {spent[1]:.1f} plain", "reported")
