@@ -132,14 +132,14 @@ def shares(length, taught=False):
     if taught:
         hard = min(1.0, max(0, length - 2) / 2) * (0.20 + 0.03 * far)
         return 0.42 * (1 - far), 0.40 - 0.26 * far, 0.16 * (1 - far), 0.10 + 0.12 * far, hard, hard, 0.02 + 0.06 * far, 0.05 - 0.05 * far
-    plain, mixed, trap, hard = 0.14 * (1 - far**3), 1.00 - 0.46 * far, 0.16 + 0.28 * far, 0.66 * (length > 2)
-    return plain, mixed, sum(fair_shares(length)), trap, hard, hard, 0.03 + 0.02 * far, 0.05 - 0.05 * far
+    plain, mixed, trap, hard = 0.20 * (1 - far**3), 1.16 - 0.46 * far, 0.06 + 0.42 * far, 0.90 * (length > 2)
+    return plain, mixed, sum(fair_shares(length)), trap, hard, hard, 0.03 + 0.03 * far, 0.05 - 0.05 * far
 
 
 def fair_shares(length):
     """How often fair problems of a set have one strange sign, and how often three. The child's lessons have fewer of them: they do not ask for it."""
     far = (length - 1) / 7
-    return 0.36 * (1 - far**3), 0.80 * (length > 2) * (1 - far**2)
+    return 0.47 * (1 - far**3), 0.86 * (length > 2) * (1 - far**2)
 
 
 def early_lines(length):

@@ -1,6 +1,6 @@
 """Measure whether the embedded world is what it has to be, before any method is run in it.
 
-    python tiny/probe.py                              # the shipped world; with --per-length 20 in 7 minutes on two shared cores
+    python tiny/probe.py                              # the shipped world, in ten minutes on two cores
     python tiny/make.py --seed 1 --out /tmp/world && python tiny/probe.py --world /tmp/world
 
 Each of the five papers presumes something about its model and its problems: that solved problems still fail now and then, that right
@@ -239,8 +239,8 @@ def correct_prefixes(pupil, problems):
 
 
 def heat(pupil, problems, when):
-    groups = {t: pupil.sample(prompts(problems), golds(problems), GROUP, ("heat", t), t) for t in (1.0, 1.2, 1.5)}
-    shares = [[float(all(r.reward for r in group)) for group in groups[t]] for t in groups]
+    groups = {t: pupil.sample(prompts(problems), golds(problems), 4 * GROUP, ("heat", t), t) for t in (1.0, 1.2, 1.5)}
+    shares = [[mean(all(r.reward for r in samples[i : i + GROUP]) for i in range(0, len(samples), GROUP)) for samples in groups[t]] for t in groups]
     means = [mean(s) for s in shares]
     fall = bootstrap([a - b for a, b in zip(shares[0], shares[2])])
     yield (f"heat breaks solved groups, {when}", "all-correct share of groups of 8 falls from T 1.0 to 1.2 to 1.5, by .1 or more",
@@ -311,7 +311,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--world", type=lambda name: Path(name).resolve(), default=ROOT / "tiny", help="folder of a world that make.py wrote")
     parser.add_argument("--runs", type=Path, nargs="*", default=[], help="run folders of plain GRPO in this world whose stall is shown as well")
-    parser.add_argument("--per-length", type=int, default=30, help="problems of each length that are probed")
+    parser.add_argument("--per-length", type=int, default=40, help="problems of each length that are probed")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     args, flags = parser.parse_known_args()  # what is not known here goes to grpo.py
     torch.set_num_threads(1)
