@@ -8,6 +8,7 @@ Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a
 
 import argparse
 import atexit
+import dataclasses
 import hashlib
 import json
 import math
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+import ranks
 from verifier import verify
 
 ROOT = Path(__file__).resolve().parent
@@ -99,15 +102,9 @@ class Run:
     """One run's folder: args.json, metrics.jsonl, checkpoints and curves.png."""
 
     def __init__(self, args, script):
+        ranks.start()
         self.args, self.started = args, time.time()
-        if args.resume:
-            self.out = Path(args.resume)
-        else:
-            name = f"{Path(script).stem}-{'tiny' if args.model == TINY_MODEL else Path(args.model).name}"
-            taken = (Path("runs") / (name + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
-            self.out = Path(args.out) if args.out else next(path for path in taken if not path.exists())
-            if self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise InputError(f"--out {self.out}: exists and is not empty; continue the run in it with --resume {self.out}, or name another")
+        self.out = Path(args.resume or ranks.everyones(str(self.new_folder(script)) if ranks.FIRST else "")[0])
         atexit.register(self.tidy)
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, self.stop)
@@ -117,6 +114,7 @@ class Run:
             write_aside(self.out / "args.json", json.dumps({"settings": vars(args), "environment": environment()}, indent=2))
         except OSError as problem:
             raise InputError(f"--out {self.out}: cannot write there ({problem})") from None
+        ranks.everyones(None)  # the folder is there
         saved = sorted(self.out.glob("checkpoint-??????"))
         self.checkpoint = saved[-1] if saved else None  # the folder to start from; None: the beginning
         self.metrics_file = self.out / "metrics.jsonl"
@@ -127,13 +125,21 @@ class Run:
             write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
         print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
 
+    def new_folder(self, script):
+        name = f"{Path(script).stem}-{'tiny' if self.args.model == TINY_MODEL else Path(self.args.model).name}"
+        taken = (Path("runs") / (name + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
+        out = Path(self.args.out) if self.args.out else next(path for path in taken if not path.exists())
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume {out}, or name another")
+        return out
+
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and verifier."""
-        raise SystemExit(f"stopped by {signal.Signals(signal_number).name}; continue with --resume {self.out}")
+        raise SystemExit(f"stopped by {signal.Signals(signal_number).name}; continue with --resume {self.out}" if ranks.FIRST else 1)
 
     def tidy(self):
         """A start that failed before there was anything to keep leaves no folder behind."""
-        if sorted(path.name for path in self.out.glob("*")) == ["args.json"]:
+        if ranks.FIRST and sorted(path.name for path in self.out.glob("*")) == ["args.json"]:
             shutil.rmtree(self.out)
 
     def restore(self, optimizer, **stateful):
@@ -150,13 +156,16 @@ class Run:
 
     def save(self, step, model, tokenizer, optimizer, **stateful):
         """Write a checkpoint aside and rename it, so that a killed run leaves whole ones only. The last two are kept. Raises InputError."""
+        state = {name: thing.state_dict() for name, thing in stateful.items()}
+        state |= {"step": step, "optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
+        weights = {name: weight.to(model.compute_dtype) for name, weight in ranks.whole(model.state_dict()).items()} if ranks.WORLD > 1 else None
+        if not ranks.FIRST:
+            return
         final = self.out / f"checkpoint-{step:06d}"
         aside = final.with_suffix(".partial")
         shutil.rmtree(aside, ignore_errors=True)
-        state = {name: thing.state_dict() for name, thing in stateful.items()}
-        state |= {"step": step, "optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
         try:
-            model.save_pretrained(aside)
+            model.save_pretrained(aside, state_dict=weights)
             tokenizer.save_pretrained(aside)
             torch.save(state, aside / "trainer_state.pt")
             aside.rename(final)
@@ -177,8 +186,7 @@ class Run:
         """Append one row to metrics.jsonl and show what matters of it on the progress bar."""
         self.rows.append({"step": step, **metrics})
         try:
-            with open(self.metrics_file, "a") as file:
-                file.write(json.dumps(self.rows[-1]) + "\n")
+            append(self.metrics_file, self.rows[-1:])
         except OSError as problem:
             raise InputError(f"step {step} could not be logged ({problem}); make room and continue with --resume {self.out}") from None
         for name in (m for m in metrics if re.fullmatch(r"eval/[^/]+/avg@\d+", m)):
@@ -192,7 +200,8 @@ class Run:
 
     def progress(self, first, last):
         """A progress bar over steps first..last."""
-        self.bar = tqdm(range(first, last + 1), initial=first - 1, total=last, unit="step", dynamic_ncols=True, smoothing=0.1)
+        self.bar = tqdm(range(first, last + 1), initial=first - 1, total=last, unit="step", dynamic_ncols=True, smoothing=0.1,
+                        disable=not ranks.FIRST)
         return self.bar
 
     def finish(self):
@@ -205,9 +214,18 @@ class Run:
 
 def write_aside(path, text):
     """Replace a file in one move, so that a kill leaves the old one or the new one."""
+    if not ranks.FIRST:
+        return
     aside = path.with_name(path.name + ".partial")
     aside.write_text(text)
     os.replace(aside, path)
+
+
+def append(path, rows):
+    """Add rows to a .jsonl file."""
+    if ranks.FIRST:
+        with open(path, "a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def read_metrics(path):
@@ -228,7 +246,7 @@ def environment():
     except OSError:  # no git on this machine
         commit = None
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"
-    return {"commit": commit or None, "python": platform.python_version(), "device": device, "command": sys.argv,
+    return {"commit": commit or None, "python": platform.python_version(), "device": device, "ranks": ranks.WORLD, "command": sys.argv,
             **{name: version(name) for name in ("torch", "transformers", "math-verify", "datasets")}}
 
 
@@ -257,22 +275,31 @@ def load_model(path, dtype="float32", gradient_checkpointing=False):
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
-    return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    model.compute_dtype = model.dtype
+    if ranks.WORLD > 1:
+        ranks.shard(model, model.dtype, _score)
+    return model, tokenizer
 
 
-def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine):
+def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine, gpus=1):
     """What one GPU has to hold, in GB of 1e9 bytes -> {part: GB}. Computed, not measured; the activations are an estimate.
 
     config: the model's; parameters: their number; masters: "gpu" or "cpu"; engine: GB that the sampler's engine takes while it samples.
+    gpus: over how many weights, gradients, masters and moments are spread, in float32; two layers and the embeddings are whole at any time.
     """
     size, layers = getattr(torch, dtype).itemsize, config.num_hidden_layers
+    kept = size
     layer = micro_batch_tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * size  # what one layer keeps for its backward pass
-    own = 8 if dtype == "float32" else 12  # float32 weights are their own masters; then there are two moments
+    own = 8 if dtype == "float32" or gpus > 1 else 12  # float32 weights are their own masters; then there are two moments
+    outside = 2 * config.vocab_size * config.hidden_size
+    whole = 0 if gpus == 1 else size * (outside + 2 * max(0, parameters - outside) / layers)
+    size, parameters = (size, parameters) if gpus == 1 else (4, parameters / gpus)
     return {name: amount / 1e9 for name, amount in {
-        "weights": parameters * size,
-        "gradients": parameters * size,
+        "weights": parameters * size + whole,
+        "gradients": parameters * size + whole,
         "masters and moments": parameters * own if masters == "gpu" else 0,
-        "activations": layers * micro_batch_tokens * config.hidden_size * size + layer if gradient_checkpointing else layers * layer,
+        "activations": layers * micro_batch_tokens * config.hidden_size * kept + layer if gradient_checkpointing else layers * layer,
         "output head": 12 * 32 * _TokenLogps.TILE + 4 * config.vocab_size * config.hidden_size,
         "engine, while sampling": engine * 1e9,
     }.items()}
@@ -294,8 +321,8 @@ def fit_memory(path, *, masters, engine_memory, total=None, **settings):
         raise no_model(path, problem) from None
     with torch.device("meta"):  # shapes without memory
         parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
-    for place in ["gpu", "cpu"] if masters == "auto" else [masters]:
-        parts = memory_budget(config, parameters, masters=place, engine=engine_memory * total, **settings)
+    for place in ["gpu"] if ranks.WORLD > 1 else ["gpu", "cpu"] if masters == "auto" else [masters]:
+        parts = memory_budget(config, parameters, masters=place, engine=engine_memory * total, gpus=ranks.WORLD, **settings)
         resident = parts["weights"] + parts["masters and moments"]
         sampling, training = resident + parts["engine, while sampling"], resident + parts["gradients"] + parts["activations"] + parts["output head"]
         if max(sampling, training) <= 0.95 * total:  # the rest is the allocator's and CUDA's own
@@ -306,8 +333,14 @@ def fit_memory(path, *, masters, engine_memory, total=None, **settings):
         first = "lower --micro-batch-tokens" if training - parts["activations"] <= 0.9 * total < training else "lower --engine-memory"
         if resident + parts["gradients"] > 0.9 * total:
             first = "set --masters cpu" if place == "gpu" else "take a smaller model: its weights and gradients alone are too large"
+            first = first if ranks.WORLD == 1 else "take more GPUs: its shards are too large"
         raise InputError(f"--model {path}: training would hold {training:.1f} and sampling {sampling:.1f} GB of the GPU's {total:.1f}; {first}")
     return place
+
+
+def gradient_norm(gradients):
+    """Norm of gradients, as backward() leaves them -> a number."""
+    return ranks.WORLD * ranks.whole(torch.nn.utils.get_total_norm(gradients)).item()
 
 
 class MasterAdamW:
@@ -325,7 +358,8 @@ class MasterAdamW:
 
     def step(self, lr, max_grad_norm):
         """Shorten the gradients to max_grad_norm, update, clear them -> their norm before, as a number."""
-        norm = torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm).item()
+        ranks.add_up(self.weights)
+        norm = ranks.whole(torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm)).item()
         for group in self.adam.param_groups:
             group["lr"] = lr
         for weight, master in zip(self.weights, self.masters, strict=True):  # one at a time: only one float32 gradient exists
@@ -338,12 +372,14 @@ class MasterAdamW:
         return norm
 
     def state_dict(self):
-        return {"adam": self.adam.state_dict(), "masters": self.masters}
+        return ranks.whole({"adam": self.adam.state_dict(), "masters": self.masters})
 
     def load_state_dict(self, state):
+        for i, moments in state["adam"]["state"].items():
+            state["adam"]["state"][i] = {name: ranks.part_of(tensor, self.masters[i]) for name, tensor in moments.items()}
         self.adam.load_state_dict(state["adam"])
         for weight, master, saved in zip(self.weights, self.masters, state["masters"], strict=True):
-            master.copy_(saved)
+            master.copy_(ranks.part_of(saved, master))
             weight.data.copy_(master)
 
 
@@ -424,7 +460,7 @@ def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
     kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     inverse = 1.0 / torch.as_tensor(temperature, device=hidden.device, dtype=kind).expand(len(hidden))
     if len(hidden) == 0:
-        empty = hidden.sum(1).to(kind)
+        empty = (hidden @ weight[:1].T)[:, 0].to(kind)  # gradients of 0 for both
         return (empty, empty) if with_entropy else empty
     logps, entropy = _TokenLogps.apply(hidden, weight, targets, inverse, with_entropy)
     return (logps, entropy) if with_entropy else logps
@@ -433,7 +469,7 @@ def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
 def micro_batches(rollouts, max_tokens):
     """Cut rollouts into batches of at most max_tokens, padding included (memory only: the gradient does not depend on it).
 
-    Longest first: if memory runs out, it does so at once and not after an hour.
+    Longest first: if memory runs out, it does so at once and not after an hour. With torchrun, only this rank's part of them.
     """
     batches = []
     for rollout in sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion_ids), reverse=True):
@@ -442,7 +478,7 @@ def micro_batches(rollouts, max_tokens):
             batches[-1].append(rollout)
         else:
             batches.append([rollout])
-    return batches
+    return ranks.dealt(batches, [dataclasses.replace(r, prompt_ids=[0, 0], completion_ids=[], logps=[]) for r in rollouts[:1]])  # none scored
 
 
 def collate(rollouts, device="cpu", padding_side="right"):
@@ -487,6 +523,10 @@ def completion_logps(model, batch, temperatures):
 
     temperatures (B,): each row's; the logits are divided by it.
     """
+    return model.score(batch, temperatures) if ranks.WORLD > 1 else _score(model, batch, temperatures)
+
+
+def _score(model, batch, temperatures):
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
     mask, head = batch["completion_mask"], model.get_output_embeddings().weight
@@ -503,7 +543,10 @@ def sampling_gap(batches, step, limit):
     """
     parts = [(b["old_per_token_logps"] - b["sampling_per_token_logps"])[b["completion_mask"]] for b in batches]
     difference = torch.cat(parts).double()
-    gap = difference.abs().mean().item()
+    sums = ranks.total({"tokens": len(difference), "gap": difference.abs().sum().item(), "ratio": difference.exp().sum().item()})
+    most = (difference.abs().max().item(), difference.exp().max().item()) if len(difference) else (0.0, 0.0)
+    largest = [max(values) for values in zip(*ranks.everyones(most), strict=True)]
+    gap = sums["gap"] / sums["tokens"]
     if not gap <= limit:  # written so that NaN fails as well
         raise InputError(
             f"step {step}: sampler and trainer differ by {gap:.2g} nats on the log-probability of the mean token; --max-logp-gap is {limit:g}. "
@@ -511,9 +554,9 @@ def sampling_gap(batches, step, limit):
             "that was not sent; another temperature in scoring than in sampling. Stopped before the update")
     return {
         "sampling/sampling_logp_difference/mean": gap,
-        "sampling/sampling_logp_difference/max": difference.abs().max().item(),
-        "sampling/importance_sampling_ratio/mean": difference.exp().mean().item(),
-        "sampling/importance_sampling_ratio/max": difference.exp().max().item(),
+        "sampling/sampling_logp_difference/max": largest[0],
+        "sampling/importance_sampling_ratio/mean": sums["ratio"] / sums["tokens"],
+        "sampling/importance_sampling_ratio/max": largest[1],
     }
 
 
@@ -608,9 +651,16 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed)
 
 def score_rollouts(rollouts, golds, tokenizer, counts=None):
     """Set each rollout's reward: 1 if it ended by itself with the right answer in its last box, else 0."""
-    texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) if r.finished else "" for r in rollouts]
-    for rollout, reward in zip(rollouts, verify(texts, golds, counts), strict=True):
+    found = Counter()
+
+    def check(part):
+        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) if r.finished else "" for r, _ in part]
+        return verify(texts, [gold for _, gold in part], found)
+
+    for rollout, reward in zip(rollouts, ranks.shared(list(zip(rollouts, golds, strict=True)), check), strict=True):
         rollout.reward = reward
+    if counts is not None:
+        counts.update(ranks.total(found))
 
 
 def before_and_after(rows):
@@ -683,7 +733,8 @@ def plot_curves(folders, file=None):
             axis.grid(alpha=0.3)
             if axis.get_legend_handles_labels()[0] and (metric == "eval" or len(folders) > 1):
                 axis.legend(fontsize=8)
-    figure.savefig(file or Path(folders[0]) / "curves.png", dpi=120)
+    if ranks.FIRST:
+        figure.savefig(file or Path(folders[0]) / "curves.png", dpi=120)
     plt.close(figure)
 
 

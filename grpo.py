@@ -2,6 +2,7 @@
 
     python grpo.py                                     the embedded model on a laptop CPU, a few minutes
     python grpo.py --model Qwen/Qwen2.5-Math-7B        the same code with the left column of the settings below
+    torchrun --standalone --nproc-per-node 8 grpo.py --model Qwen/Qwen2.5-Math-7B      the same on eight GPUs
 
 Take a question, let the model answer it G times, check every answer, and make the tokens of better-than-average answers likelier:
 
@@ -46,6 +47,7 @@ from common import (
     show_roles,
 )
 from problems import Shuffled, load_problems, set_name
+from ranks import total
 from sampler import GAP_LIMITS, make_sampler, which_sampler
 
 SETTINGS = {
@@ -174,6 +176,7 @@ def main(argv=None):
                 gap = sampling_gap(batches, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
             grad_norm = optimizer.step(lr, args.max_grad_norm)
         model.eval()
+        sums = total(sums)  # under torchrun, each rank has summed over its own micro-batches
         clock.append(time.time())
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------

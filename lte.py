@@ -44,6 +44,7 @@ from common import (
     derive_seed,
     evaluate,
     fit_memory,
+    gradient_norm,
     group_advantages,
     load_model,
     micro_batches,
@@ -55,6 +56,7 @@ from common import (
     train_arms,
 )
 from problems import Shuffled, build_prompt, load_problems, set_name
+from ranks import total
 from sampler import GAP_LIMITS, Rollout, make_sampler, which_sampler
 from verifier import last_boxed
 
@@ -178,11 +180,8 @@ def lte_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, 
 
 def part_norms(model, hinted_part):
     """Gradient norms of the two kinds of members, from the gradient of hinted ones alone and that of all, which the model now holds."""
-    squares = Counter()
-    for weight, part in zip(model.parameters(), hinted_part, strict=True):
-        squares["hint/grad_norm_hinted"] += part.double().square().sum().item()
-        squares["hint/grad_norm_plain"] += (weight.grad - part).double().square().sum().item()
-    return {name: square**0.5 for name, square in squares.items()}
+    plain_part = [weight.grad - part for weight, part in zip(model.parameters(), hinted_part, strict=True)]
+    return {"hint/grad_norm_hinted": gradient_norm(hinted_part), "hint/grad_norm_plain": gradient_norm(plain_part)}
 
 
 def main(argv=None):
@@ -303,6 +302,7 @@ def main(argv=None):
                 norms = part_norms(model, hinted_part) if args.part_norms and len(plain) < len(batches) and plain else {}
             grad_norm = optimizer.step(lr, args.max_grad_norm)
         model.eval()
+        sums = total(sums)  # under torchrun, each rank has summed over its own micro-batches
         clock.append(time.time())
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from common import (
     InputError,
     MasterAdamW,
     Run,
+    append,
     collate,
     completion_logps,
     derive_seed,
@@ -59,6 +60,7 @@ from common import (
     write_aside,
 )
 from problems import Shuffled, load_problems, set_name
+from ranks import total
 from sampler import GAP_LIMITS, make_sampler, which_sampler
 from verifier import last_boxed
 
@@ -247,8 +249,7 @@ def main(argv=None):
             sampler.sleep()
             lines = [{"generation": generation, "id": q, "role": role, "probe": rates[q], "again": fresh, "problem": by_id[q]["problem"]}
                      for (q, role), fresh in zip(picks, again, strict=True)]
-            with open(record, "a") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
+            append(record, lines)
         for line in lines if len(lines) <= 2 else []:
             name, first = {1: "q+", -1: "q-", 0: "question"}[line["role"]], "not asked" if line["probe"] is None else f"{line['probe']:.2f}"
             run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {first}, in fresh samples {line['again']:.2f}")
@@ -331,6 +332,7 @@ def main(argv=None):
                 gap = sampling_gap(batches, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
             grad_norm = optimizer.step(lr, args.max_grad_norm)
         model.eval()
+        sums = total(sums)  # under torchrun, each rank has summed over its own micro-batches
         clock.append(time.time())
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------

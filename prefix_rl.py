@@ -54,6 +54,7 @@ from common import (
     train_arms,
 )
 from problems import Shuffled, fill_record, load_problems, read_record, set_name
+from ranks import total
 from sampler import GAP_LIMITS, make_sampler, which_sampler
 from verifier import last_boxed
 
@@ -274,6 +275,7 @@ def main(argv=None):
             gap = sampling_gap(batches, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
             grad_norm = optimizer.step(lr, args.max_grad_norm)
         model.eval()
+        sums = total(sums)  # under torchrun, each rank has summed over its own micro-batches
         clock.append(time.time())
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------

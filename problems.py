@@ -9,7 +9,8 @@ from pathlib import Path
 import datasets
 from tqdm import tqdm
 
-from common import InputError, derive_seed, here_or_in_repository, read_metrics, write_aside
+import ranks
+from common import InputError, append, derive_seed, here_or_in_repository, read_metrics, write_aside
 from verifier import last_boxed, readable
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
@@ -153,13 +154,13 @@ def fill_record(file, items, work, wanted, found, chunk=64, **tag):
     others, lines = ([line for line in lines if (line.items() >= tag.items()) == mine] for mine in (False, True))
     lines = lines[: len(lines) if len(lines) == len(items) else len(lines) // chunk * chunk]  # a chunk that a kill has cut is done anew
     write_aside(file, "".join(json.dumps(line) + "\n" for line in others + lines))
-    with tqdm(total=min(wanted, len(items)), initial=sum(map(found, lines)), desc=file.stem, unit="question", dynamic_ncols=True) as bar:
+    with tqdm(total=min(wanted, len(items)), initial=sum(map(found, lines)), desc=file.stem, unit="question", dynamic_ncols=True,
+              disable=not ranks.FIRST) as bar:
         for place in range(len(lines), len(items), chunk):
             if sum(map(found, lines)) >= wanted:
                 break
             new = [tag | line for line in work(items[place : place + chunk], place)]
-            with open(file, "a") as record:
-                record.write("".join(json.dumps(line) + "\n" for line in new))
+            append(file, new)
             lines += new
             bar.update(sum(map(found, new)))
     return lines

@@ -25,6 +25,7 @@ from packaging.version import Version
 from torch.distributed.tensor import DTensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+import ranks
 from common import InputError, derive_seed
 
 GAP_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # nats, by the sampler's precision: how far from the trainer the mean token may be
@@ -50,6 +51,11 @@ def stop_ids(model, tokenizer):
     return {i for i in [tokenizer.eos_token_id, *(listed if isinstance(listed, list) else [listed])] if i is not None}
 
 
+def compute_dtype(model):
+    """The precision a model computes in; that of its weights, unless they are float32 shards."""
+    return getattr(model, "compute_dtype", model.dtype)
+
+
 class TransformersSampler:
     """Samples with the training model itself, wherever there is no inference engine. Always up to date: sync() has nothing to do.
 
@@ -57,14 +63,16 @@ class TransformersSampler:
     """
 
     def __init__(self, model, tokenizer, rows):
-        self.model, self.rows, self.dtype = model, rows, model.dtype
+        self.model, self.rows, self.dtype = model, rows, compute_dtype(model)
         self.stop = torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
 
     def sync(self):
-        """Nothing to do: the model that samples is the one that is trained."""
+        """Nothing to do in one process: the model that samples is the one that is trained."""
+        ranks.gather_weights(self.model)
 
     def sleep(self):
-        """Nothing to do: there is no second copy that takes up memory."""
+        """Nothing to do in one process: there is no second copy that takes up memory."""
+        ranks.let_go(self.model)
 
     def close(self):
         """Nothing to do."""
@@ -201,7 +209,7 @@ class VLLMSampler:
     def __init__(self, model, tokenizer, rows, memory=0.4, tensor_parallel=1):
         self.model, self.stop, self.asleep = model, sorted(stop_ids(model, tokenizer)), False
         self.cuda = torch.cuda.is_available()
-        self.dtype = model.dtype
+        self.dtype = compute_dtype(model)
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__.removeprefix("FSDP")]  # sharding renames the class
         self.tied, config.tie_word_embeddings = config.tie_word_embeddings, False  # a tied head goes stale unnoticed: always send it
@@ -296,4 +304,6 @@ def make_sampler(name, model, tokenizer, rows=256, **engine):
 
     rows: sequences sampled side by side (memory only). engine: memory and tensor_parallel, for vLLM. Raises InputError.
     """
-    return VLLMSampler(model, tokenizer, rows, **engine) if which_sampler(name) == "vllm" else TransformersSampler(model, tokenizer, rows)
+    vllm = which_sampler(name) == "vllm"
+    sampler = VLLMSampler(model, tokenizer, rows, **engine) if vllm else TransformersSampler(model, tokenizer, rows)
+    return sampler if ranks.WORLD == 1 else ranks.SplitOverRanks(sampler, engine.get("tensor_parallel", 1) if vllm else 1)
