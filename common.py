@@ -536,7 +536,7 @@ def _score(model, batch, temperatures):
 
 
 def sampling_gap(batches, step, limit):
-    """How far the trainer's log-probabilities are from the sampler's, over the scored tokens of all micro-batches -> dict of metrics.
+    """How far the trainer's log-probabilities are from the sampler's, over the scored tokens of all micro-batches -> dict of metrics, {} without any.
 
     batches: collated, with old_per_token_logps. The importance sampling ratio is exp(trainer - sampler). Raises InputError if the mean
     absolute difference exceeds limit (nats) or is not a number.
@@ -546,6 +546,8 @@ def sampling_gap(batches, step, limit):
     sums = ranks.total({"tokens": len(difference), "gap": difference.abs().sum().item(), "ratio": difference.exp().sum().item()})
     most = (difference.abs().max().item(), difference.exp().max().item()) if len(difference) else (0.0, 0.0)
     largest = [max(values) for values in zip(*ranks.everyones(most), strict=True)]
+    if not sums["tokens"]:
+        return {}
     gap = sums["gap"] / sums["tokens"]
     if not gap <= limit:  # written so that NaN fails as well
         raise InputError(

@@ -280,8 +280,7 @@ def main(argv=None):
             if update == 0:
                 alike = [{**b, "completion_mask": b["completion_mask"] & (scoring(b["temperatures"], args.score) == b["temperatures"])[:, None]}
                          for b in batches]  # a response scored at another temperature than it was sampled at has no business agreeing
-                if any(b["completion_mask"].any() for b in alike):
-                    gap = sampling_gap(alike, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
+                gap = sampling_gap(alike, step, args.max_logp_gap or GAP_LIMITS[sampler.dtype])
             grad_norm = optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = total(sums)  # under torchrun, each rank has summed over its own micro-batches

@@ -63,6 +63,7 @@ def test_grpo_with_two_ranks_and_a_resume(tmp_path):
 
 @pytest.mark.parametrize("script, flags", [
     ("lte.py", ["--compare"]),
+    ("erpo.py", ["--compare", "--max-draws", "2"]),
     ("failure_prefix.py", ["--compare", "--questions", "2", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15"]),
 ])
 def test_a_method_with_two_ranks(tmp_path, script, flags):
