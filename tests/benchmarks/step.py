@@ -4,7 +4,7 @@
     python tests/benchmarks/step.py             # three rounds of both in turn, some minutes
 
 Same work: 64 questions of tiny/train.jsonl a step, 8 responses each of at most 96 tokens at temperature 1, rewards from common.verify, no KL,
-token mean, one AdamW update a batch at lr 2e-4 in float32. Each round starts both programs anew; a program's first step, which warms up, does
+token mean, one AdamW update a batch at lr 2e-4, in float32. Each round starts both programs anew; a program's first step, which warms up, does
 not count, nor do start-up, evaluation and checkpoints. Both learn: the mean reward of the counted steps is shown as well.
 """
 
@@ -20,10 +20,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
+MAX_TOKENS, LR = 96, 2e-4
 
 
 def run_ours(steps, out):
-    command = [sys.executable, "grpo.py", "--steps", str(steps), "--eval-sets", "--save-every", "1000", "--out", str(out)]
+    command = [sys.executable, "grpo.py", "--steps", str(steps), "--max-tokens", str(MAX_TOKENS), "--lr", str(LR), "--eval-sets",
+               "--save-every", "1000", "--out", str(out)]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{"seconds": sum(row[f"time/{part}"] for part in ("sync", "sample", "verify", "train")), "reward": row["reward"],
@@ -63,8 +65,8 @@ def trl_side(steps, out):
 
     config = GRPOConfig(
         output_dir=str(out / "trl"), use_cpu=True, bf16=False, max_steps=steps, per_device_train_batch_size=64, gradient_accumulation_steps=8,
-        num_generations=8, max_completion_length=96, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, epsilon=0.2, epsilon_high=0.28,
-        loss_type="dapo", num_iterations=1, learning_rate=2e-4, lr_scheduler_type="constant_with_warmup", warmup_steps=10, weight_decay=0.0,
+        num_generations=8, max_completion_length=MAX_TOKENS, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, epsilon=0.2, epsilon_high=0.28,
+        loss_type="dapo", num_iterations=1, learning_rate=LR, lr_scheduler_type="constant_with_warmup", warmup_steps=10, weight_decay=0.0,
         max_grad_norm=1.0, gradient_checkpointing=False, save_strategy="no", report_to=[], logging_steps=1, disable_tqdm=True, seed=0)
     trainer = GRPOTrainer(model, reward_funcs=reward, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
     trainer.train()
