@@ -518,6 +518,12 @@ def collate(rollouts, device="cpu", padding_side="right"):
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
+def padded_share(batches):
+    """Share of padding among the tokens of collated batches, which the model computes for nothing; 0 without batches."""
+    sizes = ranks.total({"all": sum(b["attention_mask"].numel() for b in batches), "real": sum(b["attention_mask"].sum().item() for b in batches)})
+    return 1 - sizes["real"] / sizes["all"] if sizes["all"] else 0.0
+
+
 def completion_logps(model, batch, temperatures):
     """Log-probabilities and entropies of a collated batch's responses -> two tensors (B, L-1), 0 outside the completion mask.
 

@@ -46,6 +46,7 @@ from common import (
     grpo_loss,
     load_model,
     micro_batches,
+    padded_share,
     parse_settings,
     sampling_gap,
     score_rollouts,
@@ -313,6 +314,7 @@ def main(argv=None):
             **{f"time/{phase}": after - before for phase, before, after in zip(TIMED, clock, clock[1:])},
             "time/sampled_tokens_per_s": sum(len(r.completion_ids) for *_, group in visits for r in group) / (clock[2] - clock[1]),
             "time/trained_tokens_per_s": trained_tokens / (clock[4] - clock[3]),
+            "time/padding": padded_share(batches),
         }
         if step % args.eval_every == 0 or step == args.steps:
             metrics |= held_out()

@@ -50,6 +50,7 @@ from common import (
     grpo_loss,
     load_model,
     micro_batches,
+    padded_share,
     parse_settings,
     read_metrics,
     sampling_gap,
@@ -359,6 +360,7 @@ def main(argv=None):
             **{f"time/{phase}": after - before for phase, before, after in zip(TIMED, clock, clock[1:])},
             "time/sampled_tokens_per_s": num_tokens / (clock[2] - clock[1]),
             "time/trained_tokens_per_s": trained_tokens / (clock[4] - clock[3]),
+            "time/padding": padded_share(batches),
         }
         if args.arm == "pool":
             history.add(questions, rewards.mean(1).tolist())

@@ -14,7 +14,7 @@ import lte
 import pos_neg_pairing
 import prefix_rl
 import verifier
-from common import collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
+from common import collate, completion_logps, group_advantages, grpo_loss, micro_batches, padded_share, pass_at_k, token_logps
 from sampler import Rollout
 
 # ---- advantages ----
@@ -240,6 +240,12 @@ def test_prompt_and_opening_get_no_gradient():
     mask = batch["completion_mask"]
     token_logps(hidden[:, :-1][mask], torch.randn(77, 16), batch["input_ids"][:, 1:][mask]).sum().backward()
     assert [bool(hidden.grad[0, t].abs().sum()) for t in range(6)] == [False, False, False, True, True, False]
+
+
+def test_padded_share():
+    rollouts = [Rollout([5, 6, 7], [8, 2], [0.0] * 2, True), Rollout([5], [9, 9, 9], [0.0] * 3, False)]
+    assert padded_share([collate(rollouts)]) == pytest.approx(1 / 10)  # rows of 5 and 4 tokens, both 5 wide
+    assert padded_share([collate(rollouts[:1]), collate(rollouts[1:])]) == padded_share([]) == 0
 
 
 def test_micro_batches_fill_the_budget_longest_first():
