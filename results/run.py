@@ -140,7 +140,9 @@ def run_arms(args, flags):
     rows = ["| | needed | measured | |", "|---|---|---|---|"] + ["| " + " | ".join(row) + " |" for row in claims.statements(folders)]
     device = json.loads((folders[first][0] / "args.json").read_text())["environment"]["device"]
     command = " ".join(["python results/run.py", args.method, *sys.argv[2:]])
-    text = f"`{command}` on {device}; {len(args.seeds)} seeds, intervals are 95 %\n\n" + "\n".join(rows) + "\n"
+    fewer = [f"{seeds} for {', '.join(arm for arm in claims.ARMS if len(folders[arm]) == seeds)}" for seeds in
+             sorted({len(some) for some in folders.values()} - {len(args.seeds)})]
+    text = f"`{command}` on {device}; {'; '.join([f'{len(args.seeds)} seeds', *fewer])}; intervals are 95 %\n\n" + "\n".join(rows) + "\n"
     (RESULTS / f"{args.method}.md").write_text(text)
     rows_of = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
     runs = {arm: [rows_of(folder) for folder in folders[arm]] for arm in claims.SHOWN}
