@@ -281,6 +281,8 @@ def main(argv=None):
         model.train(args.gradient_checkpointing)
         for update in range(args.updates_per_batch if batches else 0):  # with no signal at all the weights stay where they are
             for batch in batches:
+                if args.part_norms and update == 0 and len(plain) < len(batches) and plain and batch is plain[0]:
+                    hinted_part = [weight.grad.clone() for weight in model.parameters()]
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
                 if update == 0:  # the weights that sampled: the ratio of plain members starts at exactly 1, that of hinted ones does not
                     batch["old_per_token_logps"] = per_token_logps.detach()
@@ -290,8 +292,6 @@ def main(argv=None):
                         ratio = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).exp()
                         batch["importance_weights"] = ratio.clamp(max=args.importance_cap)
                     sums["entropy"] += entropy.detach().sum().item()
-                    if args.part_norms and len(plain) < len(batches) and plain and batch is plain[0]:
-                        hinted_part = [weight.grad.clone() for weight in model.parameters()]
                 loss, statistics = lte_loss(
                     per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"], batch["hinted"],
                     num_tokens=num_tokens, clip_low=args.clip_low, clip_high=args.clip_high, gamma=args.gamma,               # (3)

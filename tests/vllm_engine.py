@@ -99,9 +99,10 @@ def test_several_stop_ids(pair, monkeypatch):
 
 def test_no_room_and_no_sleepwalking(pair, monkeypatch):
     model, sampler, prompts = pair
-    with pytest.raises(InputError, match="leaves no room for 7 more in the model's 320"):
-        sampler.generate([[5] * 314], 1, 1.0, 7, 1)
-    assert largest_gap(model, sampler.generate([[5] * 313], 1, 1.0, 7, 1)) < LIMIT  # and the engine goes on
+    room = model.config.max_position_embeddings
+    with pytest.raises(InputError, match=f"leaves no room for 7 more in the model's {room}"):
+        sampler.generate([[5] * (room - 6)], 1, 1.0, 7, 1)
+    assert largest_gap(model, sampler.generate([[5] * (room - 7)], 1, 1.0, 7, 1)) < LIMIT  # and the engine goes on
     monkeypatch.setattr(sampler, "asleep", True)  # sleep() does so on a GPU; generating would then wait for ever
     with pytest.raises(RuntimeError, match="call sync"):
         sampler.generate(prompts, 1, 1.0, 4, 1)
