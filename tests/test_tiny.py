@@ -272,7 +272,7 @@ def test_the_whole_probe_on_a_few_samples(tmp_path, monkeypatch, capsys):
     for name, value in (("SCREEN", 8), ("DEEP", 8), ("NEVER", 16)):
         monkeypatch.setattr(probe, name, value)
     table = tmp_path / "table.md"
-    monkeypatch.setattr(sys, "argv", ["probe.py", "--per-length", "8", "--out", str(table), "--steps", "3", "--prompts-per-step", "2",
+    monkeypatch.setattr(sys, "argv", ["probe.py", "--per-length", "4", "--out", str(table), "--steps", "3", "--prompts-per-step", "2",
                                       "--eval-every", "1", "--eval-samples", "4"])
     probe.main()
     text = table.read_text()
