@@ -11,8 +11,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from vllm_models import contexts, largest_gap, make
 
+import ranks
 from sampler import VLLMSampler
 
+ranks.WORLD = 1  # the engine is what is tested here: models are loaded whole, one is sharded below, and each rank draws its own samples
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, world, tensor_parallel = dist.get_rank(), dist.get_world_size(), int(sys.argv[1])
