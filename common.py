@@ -289,17 +289,15 @@ def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing,
     gpus: over how many weights, gradients, masters and moments are spread, in float32; two layers and the embeddings are whole at any time.
     """
     size, layers = getattr(torch, dtype).itemsize, config.num_hidden_layers
-    kept = size
     layer = micro_batch_tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * size  # what one layer keeps for its backward pass
     own = 8 if dtype == "float32" or gpus > 1 else 12  # float32 weights are their own masters; then there are two moments
     outside = 2 * config.vocab_size * config.hidden_size
-    whole = 0 if gpus == 1 else size * (outside + 2 * max(0, parameters - outside) / layers)
-    size, parameters = (size, parameters) if gpus == 1 else (4, parameters / gpus)
+    held = parameters * size if gpus == 1 else parameters * 4 / gpus + size * (outside + 2 * max(0, parameters - outside) / layers)
     return {name: amount / 1e9 for name, amount in {
-        "weights": parameters * size + whole,
-        "gradients": parameters * size + whole,
-        "masters and moments": parameters * own if masters == "gpu" else 0,
-        "activations": layers * micro_batch_tokens * config.hidden_size * kept + layer if gradient_checkpointing else layers * layer,
+        "weights": held,
+        "gradients": held,
+        "masters and moments": parameters * own / gpus if masters == "gpu" else 0,
+        "activations": layers * micro_batch_tokens * config.hidden_size * size + layer if gradient_checkpointing else layers * layer,
         "output head": 12 * 32 * _TokenLogps.TILE + 4 * config.vocab_size * config.hidden_size,
         "engine, while sampling": engine * 1e9,
     }.items()}

@@ -167,7 +167,7 @@ def ra_advantage(group_size, kind="ra-1", size=0.1):
 
 
 def scoring(temperatures, mode):
-    """(4) The temperature at which each row's log-probabilities are taken in training. temperatures (B,): that of the sampling."""
+    """The temperature at which each row's log-probabilities are taken in training. temperatures (B,): that of the sampling."""
     return temperatures if mode == "score_T" else torch.ones_like(temperatures)                                               # (4)
 
 
@@ -231,7 +231,7 @@ def main(argv=None):
         while len(rollouts) < args.prompts_per_step * args.group_size and draws < args.max_draws:                               # (2)
             questions = order.draw(args.prompts_per_step)
             contexts = [q["prompt_ids"] for q in questions]
-            heats = [tracker.temperature(q["id"]) for q in questions]                                                     # (1)
+            heats = [tracker.temperature(q["id"]) for q in questions]                                                           # (1)
             drawn = sampler.generate(contexts, args.group_size, heats, args.max_tokens, derive_seed(args.seed, "sample", step, draws))
             draws += 1
 

@@ -9,6 +9,7 @@ cut it off, and let the model go on from there, with the cut where it succeeds a
 
     p(q, s)      = chance of a right answer when the model goes on from question q and opening s, estimated by sampling
     opening of q = the first tokens of a failure of q, up to the cut where |p(q, s) - tau| is smallest, tau = 0.5
+    advantages   = those of GRPO, over the G responses to one question with one opening; reward 1 if the response ends in the right box
     loss         = that of GRPO, on what comes after the opening
 
 What changes against grpo.py:

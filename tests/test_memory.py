@@ -164,3 +164,14 @@ def test_a_model_that_is_not_there_is_one_line_on_a_gpu_too():
 def test_without_a_gpu_nothing_is_said(capsys):
     if not torch.cuda.is_available():
         assert fit_memory("nowhere", masters="auto", engine_memory=0.4, **SETTINGS) == "cpu" and capsys.readouterr().out == ""
+
+
+def test_budget_of_eight_gpus_by_hand():
+    """7.62 B parameters, 1.09 B of them embeddings: shards of 3.8 GB, and the embeddings and two of 28 layers whole in bfloat16."""
+    parts = memory_budget(QWEN_7B, 7.62e9, dtype="bfloat16", masters="gpu", gradient_checkpointing=True, micro_batch_tokens=16384, engine=32, gpus=8)
+    embeddings = 2 * 152064 * 3584
+    whole = 2 * (embeddings + 2 * (7.62e9 - embeddings) / 28)
+    assert parts["weights"] == parts["gradients"] == pytest.approx((4 * 7.62e9 / 8 + whole) / 1e9)
+    assert parts["masters and moments"] == pytest.approx(8 * 7.62 / 8)
+    alone = memory_budget(QWEN_7B, 7.62e9, dtype="bfloat16", masters="gpu", gradient_checkpointing=True, micro_batch_tokens=16384, engine=32)
+    assert parts["activations"] == alone["activations"] and alone["weights"] == pytest.approx(2 * 7.62)

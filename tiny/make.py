@@ -41,8 +41,9 @@ works from one that does not; so they are put in, by habits of the child, none o
 not mean that a method gains by it: whether recovering from openings that went wrong improves answers from scratch, whether
 late steps learned from openings help the early ones, whether heat teaches anything, whether what a hint brought stays without the hint,
 has to come out of the training, and can come out negative. The baseline gets the same model and the same problems, and its learning rate was
-chosen on the held-out score before any method was measured here (results/grpo-lr.md). Much of the world is for it: the misreadings of * and / are
-rules that plain GRPO can unlearn, and it does. Why it does not learn the strange signs: of each it sees a right answer once or twice in a
+chosen on the held-out score before any result of a method that is published here (results/grpo-lr.md). Much of the world is for it: the
+misreadings of * and / are rules that plain GRPO can unlearn, and it does.
+Why it does not learn the strange signs: of each it sees a right answer once or twice in a
 run, and what it learns of one says nothing about the next. That is so because the fair ones look the same to the pupil: a habit of
 reading all strange signs the other way would cost more on those than it brings on the others. (In earlier worlds plain GRPO found such a habit
 within 40 steps: in one that had no fair signs, and in one where the numbers in the lessons had given away which signs were fair.)

@@ -1,6 +1,6 @@
 """Measure whether the embedded world is what it has to be, before any method is run in it.
 
-    python tiny/probe.py                              # the shipped world, in ten minutes on two cores
+    python tiny/probe.py                              # the shipped world; 20 minutes on two cores with other work on them
     python tiny/make.py --seed 1 --out /tmp/world && python tiny/probe.py --world /tmp/world
 
 Each of the five papers presumes something about its model and its problems: that solved problems still fail now and then, that right
