@@ -11,6 +11,7 @@ shards, which are the masters, and a copy in the computing precision of one laye
 import atexit
 import os
 import sys
+import time
 import types
 from collections import Counter
 
@@ -31,9 +32,16 @@ def start():
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    atexit.register(lambda: dist.is_initialized() and dist.destroy_process_group())
+    atexit.register(leave)
     if not FIRST:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+
+
+def leave():
+    """gloo's threads let go of the last collective's tensors with the interpreter's lock in hand; once it is gone, asking for it aborts the process."""
+    time.sleep(0.2)  # gives them the lock
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 # ---- what ranks tell each other ------------------------------------------------------------------------------------------
