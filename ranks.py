@@ -38,7 +38,7 @@ def start():
 
 
 def leave():
-    """gloo's threads let go of the last collective's tensors with the interpreter's lock in hand; once it is gone, asking for it aborts the process."""
+    """gloo's threads let go of the last tensors with the interpreter's lock in hand; asking for it once it is gone aborts the process."""
     time.sleep(0.2)  # gives them the lock
     if dist.is_initialized():
         dist.destroy_process_group()
