@@ -78,8 +78,8 @@ def over_seeds(values, draws=2000):
 
 
 def differences(ones, others):
-    """For each seed, the list of differences by question."""
-    return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ones, others, strict=True)]
+    """For each seed that both have, the list of differences by question."""
+    return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ones, others)]
 
 
 def points(triple):

@@ -33,6 +33,7 @@ ARMS = {
     "band-.6": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.6", "--cut-to", "0.8"],
 }
 COMMANDS = {"sft": ["results/prefix_rl_baselines.py", "sft"], "weighted": ["results/prefix_rl_baselines.py", "weighted"]}
+FEW = {"plain-64": 3, "weighted": 3, "band-.2": 2, "band-.4": 2, "band-.6": 2}  # seeds
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
 PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions", r"eval/test/avg@\d+": "held-out score (avg@n)", "reward": "training reward"}
 AGAINST = ("flops", "floating point operations")  # the figure's x-axis
@@ -127,10 +128,10 @@ def statements(runs):
     half = lambda arm: level(end[arm]) < level(end["mixture"]) / 2  # noqa: E731
 
     name = "prefix/silent_without"
-    silent = mean(mean(row[name] for row in rows if name in row) for rows in metrics["plain"])
+    silent, early = (mean(mean(row[name] for row in rows[:last] if name in row) for rows in metrics["plain"]) for last in (None, 21))
     yield ("S1 plain RL stalls",
            "95 % of its groups silent over the run, and less than half of PrefixRL's success at the end, also with 64 responses",
-           f"silent {silent:.3f}; success {level(begin):.1f} before, at the end plain {level(end['plain']):.1f}, with 64 "
+           f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at the end plain {level(end['plain']):.1f}, with 64 "
            f"{level(end['plain-64']):.1f}, PrefixRL {level(end['mixture']):.1f}", verdict(silent > 0.95 and half("plain") and half("plain-64")))
     curve = [mean(mean(one["by_fraction"][str(f)]) for one in start) for f in FRACTIONS]
     jumps = []
@@ -145,7 +146,7 @@ def statements(runs):
     yield ("S3 PrefixRL against the others, points", "above plain RL, and above supervised training and RL, at equal operations, collection charged",
            ", ".join(f"{arm} {points(gap)}" for arm, gap in gaps.items()), verdict(gaps["plain"][1] > 0 and gaps["sft"][1] > 0))
     curves = {arm: [[(row["flops"], row[n]) for row in rows for n in row if n.startswith("eval/unsolved/avg@") and "stderr" not in n]
-                    for rows in metrics[arm]] for arm in ("mixture", "sft")}  # fmt: skip
+                    for rows in metrics[arm]] for arm in ("mixture", "sft", "plain")}  # fmt: skip
     ratios = []
     for ours, theirs in zip(curves["mixture"], curves["sft"], strict=True):
         best = max(score for _, score in theirs)
@@ -154,6 +155,12 @@ def statements(runs):
     yield ("S4 operations to reach the best of supervised training and RL", "PrefixRL needs fewer (paper: half)",
            "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(ratios)) + " by seed (0: never reached)",
            verdict(sorted(ratios)[len(ratios) // 2] > 1))
+    half_way = []
+    for ours, theirs in zip(curves["mixture"], curves["plain"], strict=True):
+        spent = [next((cost - line[0][0] for cost, score in line if score >= theirs[-1][1] / 2), float("inf")) for line in (theirs, ours)]
+        half_way.append(spent[0] / spent[1])
+    yield ("collection left out: operations to reach half of what plain RL ends at, plain RL's over PrefixRL's", "",
+           "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(half_way)) + " by seed", "reported")
     yield ("S5 back-generalization", "trained on openings alone, success without them rises, interval above 0",
            f"{points(gains['prefix-only'])} points", verdict(gains["prefix-only"][1] > 0))
     kinds = {family: {arm: interval(differences(unsolved(found[arm], [family]), unsolved(start, [family]))) for arm in ("prefix-only", "mixture")}
