@@ -131,7 +131,8 @@ def statements(runs):
     silent, early = (mean(mean(row[name] for row in rows[:last] if name in row) for rows in metrics["plain"]) for last in (None, 21))
     yield ("S1 plain RL stalls",
            "95 % of its groups silent over the run, and less than half of PrefixRL's success at the end, also with 64 responses",
-           f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at the end plain {level(end['plain']):.1f}, with 64 "
+           f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at the end plain "
+           f"{level(end['plain']):.1f}, with 64 "
            f"{level(end['plain-64']):.1f}, PrefixRL {level(end['mixture']):.1f}", verdict(silent > 0.95 and half("plain") and half("plain-64")))
     curve = [mean(mean(one["by_fraction"][str(f)]) for one in start) for f in FRACTIONS]
     jumps = []
