@@ -25,13 +25,13 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
-import matplotlib
 import torch
 from tqdm import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 import ranks
+from curves import plot_curves, read_metrics
 from verifier import verify
 
 ROOT = Path(__file__).resolve().parent
@@ -101,7 +101,8 @@ def derive_seed(*parts):
 class Run:
     """One run's folder: args.json, metrics.jsonl, checkpoints and curves.png."""
 
-    def __init__(self, args, script):
+    def __init__(self, args, script, panels=None):
+        """panels: what curves.png is to show besides the metrics that all scripts have; see curves.py."""
         ranks.start()
         self.args, self.started = args, time.time()
         self.out = Path(args.resume or ranks.everyones(str(self.new_folder(script)) if ranks.FIRST else "")[0])
@@ -111,7 +112,7 @@ class Run:
         try:
             self.out.mkdir(parents=True, exist_ok=True)
             args.out = str(self.out)
-            write_aside(self.out / "args.json", json.dumps({"settings": vars(args), "environment": environment()}, indent=2))
+            write_aside(self.out / "args.json", json.dumps({"settings": vars(args), "panels": panels or {}, "environment": environment()}, indent=2))
         except OSError as problem:
             raise InputError(f"--out {self.out}: cannot write there ({problem})") from None
         ranks.everyones(None)  # the folder is there
@@ -226,17 +227,6 @@ def append(path, rows):
     if ranks.FIRST:
         with open(path, "a") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def read_metrics(path):
-    """Rows of a metrics.jsonl; a last line cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 def environment():
@@ -713,38 +703,3 @@ def show_group(tokenizer, rollouts, gold):
     lines = [f"one group (right answer {gold}):   reward  advantage  response"]
     lines += [f"{'':34} {r.reward:6.1f}  {r.advantage:+9.3f}  {tokenizer.decode(r.completion_ids)!r}" for r in rollouts]
     return "\n".join(lines)
-
-
-def plot_curves(folders, file=None):
-    """Draw the metrics of one run, or of several in one figure, to `file` (none: curves.png in the first folder)."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt  # after the backend is chosen
-
-    panels = {"reward": "training reward", "eval": "held-out score (avg@n)", "frac_reward_zero_std": "share of silent groups",
-              "completions/mean_length": "response length (tokens)", "entropy": "entropy (nats)", "grad_norm": "gradient norm"}
-    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
-    for folder in map(Path, folders):
-        rows = read_metrics(folder / "metrics.jsonl")
-        for axis, (metric, title) in zip(axes.flat, panels.items(), strict=True):
-            names = sorted({m for row in rows for m in row if re.fullmatch(r"eval/[^/]+/avg@\d+", m)}) if metric == "eval" else [metric]
-            for name in names:
-                points = [(row["step"], row[name], row.get(name + "_stderr", 0)) for row in rows if name in row]
-                if not points:
-                    continue
-                x, y, error = zip(*points, strict=True)
-                label = " ".join([folder.name] * (len(folders) > 1) + [name.removeprefix("eval/")] * (metric == "eval"))
-                axis.plot(x, y, marker="o" if metric == "eval" else None, markersize=3, label=label)
-                axis.errorbar(x, y, error, fmt="none", alpha=0.5, color=axis.lines[-1].get_color())
-            axis.set(title=title, xlabel="step")
-            axis.grid(alpha=0.3)
-            if axis.get_legend_handles_labels()[0] and (metric == "eval" or len(folders) > 1):
-                axis.legend(fontsize=8)
-    if ranks.FIRST:
-        figure.savefig(file or Path(folders[0]) / "curves.png", dpi=120)
-    plt.close(figure)
-
-
-if __name__ == "__main__":  # python common.py runs/a [runs/b ...]: draw the curves of these runs, finished or not
-    if not sys.argv[1:] or not all((Path(folder) / "metrics.jsonl").exists() for folder in sys.argv[1:]):
-        raise InputError("usage: python common.py RUN_FOLDER [RUN_FOLDER ...]; each must hold a metrics.jsonl")
-    plot_curves(sys.argv[1:])

@@ -116,6 +116,8 @@ SETTINGS = {
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
     "threads":           (0, 1, "CPU threads of torch, 0 for its own choice; tensors as small as the embedded model's lose by sharing"),
 }
+PANELS = {r"temperature/decile_\d": "temperatures of the questions, deciles", r"temperature/all_right@[\d.]+": "all-right groups by temperature",
+          "temperature/draws": "draws to fill a batch"}  # of curves.png
 
 
 class Tracker:
@@ -190,7 +192,7 @@ def main(argv=None):
     # ---- (a) set up ------------------------------------------------------------------------------------------------------
     args = parse_settings(__doc__, SETTINGS, argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    run = Run(args, __file__)
+    run = Run(args, __file__, PANELS)
     place = fit_memory(args.model, dtype=args.dtype, masters=args.masters, gradient_checkpointing=args.gradient_checkpointing,
                        micro_batch_tokens=args.micro_batch_tokens, engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
     model, tokenizer = load_model(run.checkpoint or args.model, args.dtype, args.gradient_checkpointing)

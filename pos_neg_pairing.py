@@ -120,6 +120,8 @@ SETTINGS = {
     "sample_rows":       (256, 256, "sequences sampled side by side: memory only"),
     "threads":           (0, 1, "CPU threads of torch, 0 for its own choice; tensors as small as the embedded model's lose by sharing"),
 }
+PANELS = {r"eval/[^/]+/pass@8": "held-out pass@8", r"pair/reward_.*": "success on the two questions",
+          "pair/rare_share": "rare events' share of A squared"}  # of curves.png
 
 
 def choose(rates, arm, *, group_size, band, rng, hard=None, history=None):
@@ -211,7 +213,7 @@ def main(argv=None):
     # ---- (a) set up ------------------------------------------------------------------------------------------------------
     args = parse_settings(__doc__, SETTINGS, argv)
     torch.set_num_threads(args.threads or torch.get_num_threads())
-    run = Run(args, __file__)
+    run = Run(args, __file__, PANELS)
     place = fit_memory(args.model, dtype=args.dtype, masters=args.masters, gradient_checkpointing=args.gradient_checkpointing,
                        micro_batch_tokens=args.micro_batch_tokens, engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
     model, tokenizer = load_model(run.checkpoint or args.model, args.dtype, args.gradient_checkpointing)

@@ -15,7 +15,7 @@ METHODS = ["failure_prefix.py", "prefix_rl.py", "erpo.py", "pos_neg_pairing.py",
 def test_commands_exist_and_take_their_flags():
     """Every `python SCRIPT ...` names a script here, and every --flag of it is listed by that script's --help."""
     commands = re.findall(r"python ((?:\w+/)?\w+\.py)([^\n`&#]*)", README)
-    assert {script for script, _ in commands} >= {"grpo.py", "common.py"}
+    assert {script for script, _ in commands} >= {"grpo.py", "curves.py"}
     helps = {}
     for script, rest in commands:
         assert (ROOT / script).exists(), script

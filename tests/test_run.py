@@ -15,6 +15,7 @@ import torch
 from conftest import ROOT
 
 import common
+import curves
 import grpo
 import problems
 
@@ -262,8 +263,23 @@ def test_a_second_run_gets_a_folder_of_its_own(few, tmp_path, monkeypatch):
 def test_curves_of_several_runs_in_one_figure(whole_run):
     folder = whole_run[0]
     (folder / "curves.png").unlink()
-    process = start("common.py", str(folder), str(folder))
+    process = start("curves.py", str(folder), str(folder))
     assert process.communicate()[0] == "" and process.returncode == 0 and (folder / "curves.png").exists()
+
+
+def test_a_figure_shows_what_a_script_asks_for(tmp_path, monkeypatch):
+    (tmp_path / "args.json").write_text(json.dumps({"panels": {r"own/.*": "of its own"}}))
+    rows = [{"step": i, "flops": 10.0 * i, "reward": i % 2, "own/a": 1.0, "own/b": 2.0} for i in range(40)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"step": 40, "rew')  # killed while writing
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    curves.plot_curves([tmp_path])
+    axes = drawn[0].axes
+    assert [axis.get_title() for axis in axes][3:5] == ["of its own", "response length (tokens)"]
+    shadow, smooth = axes[0].lines
+    assert len(shadow.get_xdata()) == 40 and shadow.get_xdata()[-1] == 390.0  # operations, as they were counted
+    assert smooth.get_ydata()[0] == 0 and smooth.get_ydata()[39] == 0.5  # the mean of the last 20
+    assert axes[3].get_legend_handles_labels()[1] == ["own/a", "own/b"]
 
 
 def test_help_and_import_are_quick_and_need_no_engine():

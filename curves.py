@@ -1,0 +1,73 @@
+"""Draw what runs have logged, finished or not, in one figure.
+
+    python curves.py runs/a [runs/b ...]      writes curves.png into the first folder
+"""
+
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+
+import matplotlib
+
+import ranks
+
+ALWAYS = {"reward": "training reward", r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "share of silent groups"}
+OTHERWISE = {"completions/mean_length": "response length (tokens)", "entropy": "entropy (nats)", "grad_norm": "gradient norm"}
+
+SMOOTH = 20  # where there are more points than that, the line is the mean of so many, and the points are a shadow
+
+
+def read_metrics(path):
+    """Rows of a metrics.jsonl; a last line cut off by a kill is left out."""
+    rows = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def plot_curves(folders, file=None):
+    """Draw the metrics of one run, or of several in one figure, to `file` (none: curves.png in the first folder).
+
+    Three panels are always there. A script may name others, which the first folder's args.json holds: {pattern of metrics: title}; length,
+    entropy and gradient norm fill up the six. The x-axis is the step, or floating point operations where they are counted.
+    """
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt  # after the backend is chosen
+
+    folders = [Path(folder) for folder in folders]
+    settings = folders[0] / "args.json"
+    own = json.loads(settings.read_text()).get("panels", {}) if settings.exists() else {}
+    logged = {folder: read_metrics(folder / "metrics.jsonl") for folder in folders}
+    against = "flops" if all("flops" in row for rows in logged.values() for row in rows) else "step"
+    figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
+    for axis, (pattern, title) in zip(axes.flat, {**ALWAYS, **own, **OTHERWISE}.items()):
+        for colour, (folder, rows) in enumerate(logged.items()):
+            names = sorted({name for row in rows for name in row if re.fullmatch(pattern, name)})
+            for name, line in zip(names, 10 * ["-", "--", ":", "-."]):
+                x, y = zip(*((row[against], row[name]) for row in rows if name in row))
+                label = " ".join([folder.name] * (len(folders) > 1) + [name.removeprefix("eval/")] * (len(names) > 1 or name.startswith("eval/")))
+                if len(x) <= SMOOTH:
+                    error = [row.get(name + "_stderr", 0) for row in rows if name in row]
+                    axis.errorbar(x, y, error, color=f"C{colour}", linestyle=line, marker="o", markersize=3, label=label)
+                else:
+                    axis.plot(x, y, color=f"C{colour}", linewidth=1, alpha=0.2)
+                    means = [statistics.fmean(y[max(0, i + 1 - SMOOTH) : i + 1]) for i in range(len(y))]
+                    axis.plot(x, means, color=f"C{colour}", linestyle=line, label=label)
+        axis.set(title=title, xlabel="floating point operations" if against == "flops" else "step")
+        axis.grid(alpha=0.3)
+        if any(axis.get_legend_handles_labels()[1]):
+            axis.legend(fontsize=8, framealpha=0.5)
+    if ranks.FIRST:
+        figure.savefig(file or folders[0] / "curves.png", dpi=120)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    if not sys.argv[1:] or not all((Path(folder) / "metrics.jsonl").exists() for folder in sys.argv[1:]):
+        raise SystemExit("error: usage: python curves.py RUN_FOLDER [RUN_FOLDER ...]; each must hold a metrics.jsonl")
+    plot_curves(sys.argv[1:])
