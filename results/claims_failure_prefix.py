@@ -36,7 +36,7 @@ ARMS = {
     "plain-long": [*BANK, "--arm", "plain", "--steps", "400", "--eval-every", "400"],  # as many tokens as failure and its mining
 }
 COMMANDS = {"scored": ["results/failure_prefix_scored.py"]}
-FEW = {arm: 3 for arm in list(ARMS)[3:]}  # seeds
+FEW = {"plain-long": 3}  # seeds
 SHOWN = ("failure", "plain", "medium")  # in the figure
 HELD_OUT, GROUP, AGAIN = 16, 8, 64  # samples of held-out problems and openings; of a training group; of a question that is screened again
 
