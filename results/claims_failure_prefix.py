@@ -90,6 +90,7 @@ def main(folder, first):
     trained = Analyst(last_checkpoint(folder), settings)
     lines = [line for line in read_record(Path(first) / "bank.jsonl") if line["generation"] == 0]
     source, start = Path(first) / "openings.json", Path(first) / "start.json"
+    leave_swapped(first, lines)
     if not source.exists():
         source.write_text(json.dumps(openings_of(Analyst(settings["model"], settings))))
     openings = {int(key): value for key, value in json.loads(source.read_text()).items()}
@@ -98,13 +99,17 @@ def main(folder, first):
         begin = {"held_out": held_out(base, openings), "failing_again": again(base, lines)}
         begin |= {arm: signal(base, lines, arm) for arm in ("failure", "plain", "correct")}
         start.write_text(json.dumps(begin))
-        usable = [line for line in lines if "failure" in line]  # control: the openings of other questions
-        swapped = [line | {"failure": other["failure"], "rates": other["rates"]} for line, other in zip(usable, usable[1:] + usable[:1])]
-        (Path(first) / "swapped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in swapped))
     result = {"held_out": held_out(trained, openings)}
     if settings["arm"] in ("failure", "plain") and settings["tau"] == 0.5 and not settings["fixed_cut"]:
         result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
+
+
+def leave_swapped(first, lines):
+    """The bank in which every question has another one's failure: the control of the arm swapped."""
+    usable = [line for line in lines if "failure" in line]
+    swapped = [line | {"failure": other["failure"], "rates": other["rates"]} for line, other in zip(usable, usable[1:] + usable[:1])]
+    (Path(first) / "swapped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in swapped))
 
 
 def again(model, lines):
