@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from analysis import Analyst, analyses, interval, last_checkpoint, points, rows_of, settings_of, verdict
 
-from common import group_advantages
+from common import group_advantages, write_aside
 from failure_prefix import first_failure, opening, training_items
 from problems import read_record
 
@@ -90,9 +90,10 @@ def main(folder, first):
     trained = Analyst(last_checkpoint(folder), settings)
     lines = [line for line in read_record(Path(first) / "bank.jsonl") if line["generation"] == 0]
     source, start = Path(first) / "openings.json", Path(first) / "start.json"
-    leave_swapped(first, lines)
+    if not (Path(first) / "swapped.jsonl").exists():
+        leave_swapped(first, lines)
     if not source.exists():
-        source.write_text(json.dumps(openings_of(Analyst(settings["model"], settings))))
+        write_aside(source, json.dumps(openings_of(Analyst(settings["model"], settings))))
     openings = {int(key): value for key, value in json.loads(source.read_text()).items()}
     if folder == first:
         base = Analyst(settings["model"], settings)
@@ -109,7 +110,7 @@ def leave_swapped(first, lines):
     """The bank in which every question has another one's failure: the control of the arm swapped."""
     usable = [line for line in lines if "failure" in line]
     swapped = [line | {"failure": other["failure"], "rates": other["rates"]} for line, other in zip(usable, usable[1:] + usable[:1])]
-    (Path(first) / "swapped.jsonl").write_text("".join(json.dumps(line) + "\n" for line in swapped))
+    write_aside(Path(first) / "swapped.jsonl", "".join(json.dumps(line) + "\n" for line in swapped))
 
 
 def again(model, lines):
