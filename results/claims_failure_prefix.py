@@ -150,7 +150,7 @@ def statements(runs):
            f"{rise['failure']:+.2f}, {rise['plain']:+.2f}", verdict(rise["failure"] >= 0.15 and abs(rise["plain"]) < 0.03))
     gains = {arm: gain(arm) for arm in runs}
     medium = gain("failure", "medium")
-    yield ("S4 held-out gain, points", "above 0; plain at most a third of it, with as many tokens in all as well; not below the arm medium",
+    yield ("S4 held-out gain, points", "above 0; plain at most a third of it, and with more tokens in all as well; not below the arm medium",
            f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, plain in 400 steps {points(gains['plain-long'])}, medium "
            f"{points(gains['medium'])}; failure - medium {points(medium)}",
            verdict(gains["failure"][1] > 0 and max(gains["plain"][0], gains["plain-long"][0]) <= gains["failure"][0] / 3 and medium[2] >= 0))
