@@ -1,10 +1,11 @@
 """What the claims files share: sampling from a trained model, intervals over seeds and questions, and the logs of runs."""
 
 import json
-import random
 import statistics
 import sys
 from pathlib import Path
+
+import numpy
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -63,13 +64,13 @@ def analyses(folders, name="analysis.json"):
 
 def interval(per_seed, draws=2000):
     """Mean of numbers given per seed and question, and its 95 % interval from drawing seeds, and questions within them, again."""
-    rng = random.Random(0)
-    means = []
-    for _ in range(draws):
-        seeds = rng.choices(per_seed, k=len(per_seed))
-        means.append(statistics.mean(statistics.fmean(rng.choices(values, k=len(values))) for values in seeds))
-    means.sort()
-    return statistics.mean(map(statistics.fmean, per_seed)), means[int(0.025 * draws)], means[int(0.975 * draws)]
+    rng = numpy.random.default_rng(0)
+    chosen = rng.integers(len(per_seed), size=(draws, len(per_seed)))
+    means = numpy.empty(chosen.shape)
+    for seed, values in enumerate(map(numpy.asarray, per_seed)):
+        means[chosen == seed] = values[rng.integers(len(values), size=((chosen == seed).sum(), len(values)))].mean(1)
+    low, high = numpy.quantile(means.mean(1), [0.025, 0.975])
+    return statistics.mean(map(statistics.fmean, per_seed)), float(low), float(high)
 
 
 def over_seeds(values, draws=2000):
