@@ -16,7 +16,7 @@ import ranks
 ALWAYS = {"reward": "training reward", r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "share of silent groups"}
 OTHERWISE = {"completions/mean_length": "response length (tokens)", "entropy": "entropy (nats)", "grad_norm": "gradient norm"}
 
-SMOOTH = 20  # where there are more points than that, the line is the mean of so many, and the points are a shadow
+SMOOTH = 10  # steps whose mean the line is; single ones are its shadow
 
 
 def read_metrics(path):
@@ -51,7 +51,7 @@ def plot_curves(folders, file=None):
             for name, line in zip(names, 10 * ["-", "--", ":", "-."]):
                 x, y = zip(*((row[against], row[name]) for row in rows if name in row))
                 label = " ".join([folder.name] * (len(folders) > 1) + [name.removeprefix("eval/")] * (len(names) > 1 or name.startswith("eval/")))
-                if len(x) <= SMOOTH:
+                if name.startswith("eval/"):
                     error = [row.get(name + "_stderr", 0) for row in rows if name in row]
                     axis.errorbar(x, y, error, color=f"C{colour}", linestyle=line, marker="o", markersize=3, label=label)
                 else:

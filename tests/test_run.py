@@ -276,7 +276,7 @@ def test_a_figure_shows_what_a_script_asks_for(tmp_path, monkeypatch):
     assert [axis.get_title() for axis in axes][3:5] == ["of its own", "response length (tokens)"]
     shadow, smooth = axes[0].lines
     assert len(shadow.get_xdata()) == 40 and shadow.get_xdata()[-1] == 390.0  # operations, as they were counted
-    assert smooth.get_ydata()[0] == 0 and smooth.get_ydata()[39] == 0.5  # the mean of the last 20
+    assert smooth.get_ydata()[0] == 0 and smooth.get_ydata()[39] == 0.5  # the mean of the last 10
     assert axes[3].get_legend_handles_labels()[1] == ["own/a", "own/b"]
 
 
