@@ -33,7 +33,7 @@ ARMS = {
     "refreshed": [*QUIET, "--refresh-every", "30"],
     "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl", "--eval-every", "30"],
     "scored": QUIET[1:],
-    "plain-long": [*BANK, "--arm", "plain", "--steps", "400", "--eval-every", "400"],  # as many tokens as failure and its mining
+    "plain-long": [*BANK, "--arm", "plain", "--steps", "400", "--eval-every", "400"],  # more tokens than failure and its mining
 }
 COMMANDS = {"scored": ["results/failure_prefix_scored.py"]}
 FEW = {"plain-long": 3}  # seeds
