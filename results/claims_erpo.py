@@ -8,11 +8,13 @@ all-right groups are taken among groups that are not all wrong. An active group 
 """
 
 import json
+import re
 import statistics
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy
 import torch
 from analysis import Analyst, analyses, differences, interval, last_checkpoint, over_seeds, points, rows_of, settings_of, share, verdict
 
@@ -34,6 +36,7 @@ ARMS = {
     "t_max-2": ["--compare", "--t-max", "2.0"],
 }
 COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
+FEW = {arm: 2 for arm in ("temp", "dapo-hot", "score_T", "is_corrected", "t_max-1.2", "t_max-2")}  # seeds
 SHOWN = ("erpo", "dapo", "ra")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
           r"temperature/decile_5": "median temperature of the questions - 1"}
@@ -63,6 +66,13 @@ def main(folder, first):
 
 
 # ---- the statements ------------------------------------------------------------------------------------------------------
+
+
+def score_at(rows, tokens):
+    """Held-out avg@n of a run when it had spent this many tokens, on the straight line between two evaluations."""
+    name = next(n for n in rows[0] if re.fullmatch(r"eval/[^/]+/avg@\d+", n))
+    curve = [(row.get("num_tokens", 0), row[name]) for row in rows if name in row]
+    return float(numpy.interp(tokens, *zip(*curve)))
 
 
 def statements(runs):
@@ -116,15 +126,22 @@ def statements(runs):
            + f"; erpo minus dapo {points(ahead['dapo'][1])}, pass@8 {points(ahead['dapo'][8])}; "
            f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
            verdict(ahead["dapo"][1][1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
+    logs = {arm: [rows_of(folder) for folder in runs[arm]] for arm in ("dapo", "ra", "erpo")}
+    least = [min(logs[arm][i][-1]["num_tokens"] for arm in logs) for i in range(len(logs["erpo"]))]
+    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(some, least)] for arm, some in logs.items()}
+    lead = over_seeds([a - b for a, b in zip(level["erpo"], level["dapo"])])
+    yield (f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million", "erpo above dapo, interval above 0",
+           ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
+           verdict(lead[1] > 0))
     fan = [[mean(rows[-1][f"temperature/{name}"] for rows in metrics["erpo"]) for name in ("decile_1", "decile_5", "decile_9", "at_max")]]
     falls = any(b["temperature/mean"] < a["temperature/mean"] - 1e-9 for rows in metrics["erpo"] for a, b in zip(rows, rows[1:])
                 if a["temperature/at_max"] > 0)  # fmt: skip
     yield ("S6 cap", "temperatures never fall, some reach the cap; with the cap at the start erpo is ra (a unit test, bit for bit)",
            "deciles 1, 5, 9 at the end {:.2f} {:.2f} {:.2f}, at the cap {:.2f} of the questions".format(*fan[0]),
            verdict(fan[0][3] > 0 and not falls))
+    few = min(len(found[arm]) for arm in ("t_max-1.2", "t_max-2"))  # the doses are compared on the same seeds
     dose = {"1 (ra)": "ra", "1.2": "t_max-1.2", "1.5": "erpo", "2": "t_max-2"}
-    level = lambda arm, k: 100 * mean(map(mean, end[arm][k]))  # noqa: E731
-    curve = {k: [level(arm, k) for arm in dose.values()] for k in (1, 8)}
+    curve = {k: [100 * mean(map(mean, end[arm][k][:few])) for arm in dose.values()] for k in (1, 8)}
     falls_again = any(values[-1] < max(values) for values in curve.values())
     yield ("S7 dose", "beyond some T_max held-out success falls again",
            "; ".join(f"pass@{k} at T_max {', '.join(dose)}: " + " ".join(f"{v:.1f}" for v in values) for k, values in curve.items()),
