@@ -244,7 +244,8 @@ def main(argv=None):
                 bank, pool, lambda part, place: mine(
                     part, lambda *what: draw(*what, "mine", generation, place, len(what[0])), samples=samples, low=low, high=high, cuts=cuts,
                     cut_samples=0 if args.fixed_cut else args.cut_samples),
-                args.questions, lambda line: "failure" in line, generation=generation)
+                args.questions, lambda line: "failure" in line, generation=generation,
+                model=args.model + f" after {generation * args.refresh_every} steps" * (generation > 0))
             sampler.sleep()
         if not {line["id"] for line in lines} <= set(by_id):
             raise InputError(f"--bank {args.bank}: holds questions that --data {args.data} does not; give the --data that it was mined from")

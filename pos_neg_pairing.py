@@ -74,7 +74,7 @@ SETTINGS = {
     "history":           ("", "", "history.jsonl of a run of the arm pool, for the arm variance"),
     "hard_data":         ("math-ai/aime25@test", "", "problems to pick q+ from, if not from --data; paper"),
     "probe_samples":     (128, 32, "responses to each question in the probe; not found; ours"),
-    "probe_questions":   (0, 400, "questions to probe, picked by the seed, 0: all; paper: all"),
+    "questions":         (1209, 400, "questions of the pool, picked by the seed, 0: all; paper: the 1,209 of DSR-sub, a random part of --data"),
     "band":              (2, 2, "c: most successes of q+ and failures of q- among G; paper, value not found; ours"),
     "adv_mode":          ("per_prompt", "per_prompt", "what advantages are normalised over, and where the weight comes in; see pair_advantages",
                           ("per_prompt", "pair_pooled", "role_pooled", "post_weight", "center_only")),
@@ -86,12 +86,12 @@ SETTINGS = {
     "answer_column":     ("", "", "column that holds the answer, if it has an unusual name"),
     "instruction":       (" Let's think step by step and output the final answer within \\boxed{}.", "",
                           "text after each question; base repository"),
-    "steps":             (200, 80, "batches of samples to learn from; not found; ours"),
+    "steps":             (200, 50, "batches of samples to learn from; not found; ours"),
     "prompts_per_step":  (128, 32, "copies in a batch, half of each question; base repository"),
     "group_size":        (8, 8, "responses to each copy, G; base repository"),
     "temperature":       (0.6, 1.0, "sampling temperature in training; base repository"),
     "max_tokens":        (3072, 144, "longest response; paper"),
-    "lr":                (1e-6, 8e-4, "learning rate of AdamW; base repository"),
+    "lr":                (1e-6, 4e-4, "learning rate of AdamW; base repository"),
     "warmup_steps":      (0, 10, "steps over which the learning rate rises to its value; base repository: none"),
     "weight_decay":      (0.01, 0.0, "AdamW's; base repository"),
     "max_grad_norm":     (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
@@ -138,7 +138,7 @@ def choose(rates, arm, *, group_size, band, rng, hard=None, history=None):
         for name, pool, count in (("q+", positive, need[0]), ("q-", negative, need[1])):
             if len(pool) < count:
                 raise InputError(f"--arm {arm}: {len(pool)} of {len(rates)} probed questions are in the band of {name}, {count} are needed; "
-                                 "probe more questions (--probe-questions), or widen --band")
+                                 "take more (--questions), or widen --band")
         return [(q, 1) for q in rng.sample(positive, need[0])] + [(q, -1) for q in rng.sample(negative, need[1])]
     if arm == "mid":
         return [(q, 0) for q in sorted(rates, key=lambda q: abs(rates[q] - 0.5))[:2]]
@@ -241,16 +241,19 @@ def main(argv=None):
         lines = [line for line in read_metrics(record) if line["generation"] == generation]
         if not lines:
             easy = sorted(set(by_id) - (hard or set()))
-            pool = Shuffled(easy, args.seed).draw(min(args.probe_questions or len(easy), len(easy))) + sorted(hard or [])
+            pool = Shuffled(easy, args.seed).draw(min(args.questions or len(easy), len(easy)))
             sampler.sync()
-            blind = args.arm in ("pool", "variance")  # these need no probe
-            rates = dict(zip(easy if blind else pool, [None] * len(easy) if blind else probe(pool, derive_seed(args.seed, "probe", generation))))
+            if args.arm in ("pool", "variance"):  # these need no probe
+                rates = dict.fromkeys(pool)
+            else:
+                pool += sorted(hard or [])
+                rates = dict(zip(pool, probe(pool, derive_seed(args.seed, "probe", generation)), strict=True))
             history = {line["id"]: line["accuracies"] for line in read_metrics(Path(args.history))} if args.history else None
             picks = choose(rates, args.arm, group_size=args.group_size, band=args.band, hard=hard, history=history,
                            rng=random.Random(derive_seed(args.seed, "choose", generation)))
             again = probe([q for q, _ in picks], derive_seed(args.seed, "again", generation)) if args.arm != "pool" else [None] * len(picks)
             sampler.sleep()
-            lines = [{"generation": generation, "id": q, "role": role, "probe": rates[q], "again": fresh, "problem": by_id[q]["problem"]}
+            lines = [{"generation": generation, "id": q, "role": role, "probe": rates.get(q), "again": fresh, "problem": by_id[q]["problem"]}
                      for (q, role), fresh in zip(picks, again, strict=True)]
             append(record, lines)
         for line in lines if len(lines) <= 2 else []:

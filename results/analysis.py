@@ -19,12 +19,14 @@ class Analyst:
     """A model, the settings of the run it belongs to, and the seed of what is sampled from it: the same for every model."""
 
     def __init__(self, model, settings):
-        self.model, self.tokenizer = load_model(str(model))
+        self.model, self.tokenizer = load_model(str(model), settings["dtype"])
         self.settings, self.sampler = settings, TransformersSampler(self.model, self.tokenizer, 256)
 
     def problems(self, source):
-        """The problems of a file, each with its family."""
-        problems = load_problems(source, self.tokenizer)
+        """The problems of a source, those of the embedded world each with its family."""
+        problems = load_problems(source, self.tokenizer, instruction=self.settings["instruction"])
+        if not source.startswith("tiny/"):
+            return problems
         families = [json.loads(line)["family"] for line in (ROOT / source).read_text().splitlines()]
         return [problem | {"family": families[problem["id"]]} for problem in problems]
 

@@ -1,14 +1,15 @@
 """What Failure-Prefix Conditioning claims, as statements that can fail, measured in the embedded world. Used by run.py.
 
     python results/run.py failure_prefix                                   # trains all arms over 5 seeds and writes results/failure_prefix.md
-    python results/claims_failure_prefix.py RUN_FOLDER FIRST_ARM_FOLDER    # measures one trained model -> RUN_FOLDER/analysis.json
+    python results/claims_failure_prefix.py RUN                            # measures the model of one finished run, of any model and data
+    python results/claims_failure_prefix.py RUN --checkpoint 30            # the same for an earlier checkpoint
 
 S1 to S10: statements about solved problems of the paper's size, with our thresholds, where the paper gives a number in its neighbourhood.
 """
 
+import argparse
 import json
 import statistics
-import sys
 from pathlib import Path
 
 import torch
@@ -57,14 +58,15 @@ def held_out(model, openings):
     problems = model.problems(model.settings["eval_sets"][0])
     groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")
     rollouts = [r for group in groups for r in group]
-    result = {"plain": [statistics.mean(r.reward for r in group) for group in groups], "families": [p["family"] for p in problems],
+    result = {"plain": [statistics.mean(r.reward for r in group) for group in groups], "families": [p.get("family") for p in problems],
               "checked": statistics.mean("check" in model.tokenizer.decode(r.completion_ids) for r in rollouts),
               "length": statistics.mean(len(r.completion_ids) for r in rollouts)}  # fmt: skip
     some = [p for p in problems if p["id"] in openings]
     for kind in ("failing", "right"):
         contexts = [p["prompt_ids"] + opening(openings[p["id"]][kind], 0.3) for p in some]
         result[kind] = model.rates(contexts, [p["answer"] for p in some], HELD_OUT, kind)
-    result["without"] = [result["plain"][p["id"]] for p in some]
+    by_id = dict(zip((p["id"] for p in problems), result["plain"], strict=True))
+    result["without"] = [by_id[p["id"]] for p in some]
     return result
 
 
@@ -84,10 +86,11 @@ def signal(model, lines, arm):
     }
 
 
-def main(folder, first):
+def main(folder, first, checkpoint=None):
+    """Writes FOLDER/analysis.json, and into `first`, the folder with the bank, what is the same for all arms. Returns both analyses."""
     settings = settings_of(folder)
-    torch.set_num_threads(1)
-    trained = Analyst(last_checkpoint(folder), settings)
+    torch.set_num_threads(settings["threads"] or torch.get_num_threads())
+    trained = Analyst(Path(folder) / f"checkpoint-{checkpoint:06}" if checkpoint else last_checkpoint(folder), settings)
     lines = [line for line in read_record(Path(first) / "bank.jsonl") if line["generation"] == 0]
     source, start = Path(first) / "openings.json", Path(first) / "start.json"
     if not (Path(first) / "swapped.jsonl").exists():
@@ -95,7 +98,7 @@ def main(folder, first):
     if not source.exists():
         write_aside(source, json.dumps(openings_of(Analyst(settings["model"], settings))))
     openings = {int(key): value for key, value in json.loads(source.read_text()).items()}
-    if folder == first:
+    if not start.exists():
         base = Analyst(settings["model"], settings)
         begin = {"held_out": held_out(base, openings), "failing_again": again(base, lines)}
         begin |= {arm: signal(base, lines, arm) for arm in ("failure", "plain", "correct")}
@@ -104,6 +107,21 @@ def main(folder, first):
     if settings["arm"] in ("failure", "plain") and settings["tau"] == 0.5 and not settings["fixed_cut"]:
         result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
+    return json.loads(start.read_text()), result
+
+
+def report(start, found):
+    """What main measured, for a reader."""
+    share = lambda values: f"{100 * statistics.mean(values):.1f}" if values else "none"  # noqa: E731
+    lines = [f"{'held-out success, % of samples':34} {'start':>7} {'now':>7}"]
+    for name, kind in (("of all questions", "plain"), ("of those with openings", "without"), ("  behind 30 % of a failure", "failing"),
+                       ("  behind 30 % of a right answer", "right")):
+        lines.append(f"{name:34} {share(start['held_out'][kind]):>7} {share(found['held_out'][kind]):>7}")
+    lines.append(f"{'tokens of a held-out response':34} {start['held_out']['length']:7.1f} {found['held_out']['length']:7.1f}")
+    now = {"openings, by the trained model": found["old_openings"]} if "old_openings" in found else {}
+    for name, one in {"openings, at the start": start["failure"], "plain, at the start": start["plain"], **now}.items():
+        lines.append(f"silent groups of {GROUP}, {name}: {one['silent']:.3f}; p^G + (1-p)^G says {one['predicted']:.3f}")
+    return "\n".join(lines)
 
 
 def leave_swapped(first, lines):
@@ -204,4 +222,10 @@ def statements(runs):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("first", nargs="?", help="folder with the bank, default: that of the run's --bank, or the run itself")
+    parser.add_argument("--checkpoint", type=int, help="step, default: the last")
+    args = parser.parse_args()
+    bank = settings_of(args.run)["bank"]
+    print(report(*main(args.run, args.first or (str(Path(bank).parent) if bank else args.run), args.checkpoint)))

@@ -1,6 +1,9 @@
 """failure_prefix.py: what is mined, where it is cut, what is trained on; and whole runs through main."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -225,3 +228,17 @@ def test_one_line_errors(whole_run, few, tmp_path):
     for message, flags in cases.items():
         with pytest.raises(SystemExit, match=message):
             failure_prefix.main([*SMALL, *few, "--compare", *flags, "--out", str(tmp_path / message.replace(" ", "-"))])
+
+
+def test_a_finished_run_is_analysed(whole_run, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run")
+    command = [sys.executable, str(ROOT / "results" / "claims_failure_prefix.py"), str(tmp_path / "run"), "--checkpoint", "2"]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found, start = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("analysis", "start"))
+    asked = json.loads((tmp_path / "run" / "openings.json").read_text())
+    assert len(found["held_out"]["plain"]) == 16 and len(found["held_out"]["failing"]) == len(asked) > 0
+    behind = 100 * sum(start["held_out"]["failing"]) / len(asked), 100 * sum(found["held_out"]["failing"]) / len(asked)
+    assert "  behind 30 % of a failure{:16.1f} {:7.1f}\n".format(*behind) in text
+    assert f"{start['failure']['silent']:.3f}; p^G + (1-p)^G says {start['failure']['predicted']:.3f}\n" in text
+    bank = [json.loads(line) for line in (tmp_path / "run" / "bank.jsonl").read_text().splitlines()]
+    assert {line["model"] for line in bank} == {json.loads((tmp_path / "run" / "args.json").read_text())["settings"]["model"]}

@@ -12,7 +12,7 @@ import pos_neg_pairing
 from pos_neg_pairing import choose, pair_advantages, rare_share
 
 SMALL = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--eval-every", "3", "--eval-samples", "1", "--save-every", "2",
-         "--probe-samples", "8", "--probe-questions", "24", "--band", "2", "--compare"]  # fmt: skip
+         "--probe-samples", "8", "--questions", "24", "--band", "2", "--compare"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
