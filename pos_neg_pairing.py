@@ -91,7 +91,7 @@ SETTINGS = {
     "group_size":        (8, 8, "responses to each copy, G; base repository"),
     "temperature":       (0.6, 1.0, "sampling temperature in training; base repository"),
     "max_tokens":        (3072, 144, "longest response; paper"),
-    "lr":                (1e-6, 4e-4, "learning rate of AdamW; base repository"),
+    "lr":                (1e-6, 2e-4, "learning rate of AdamW; base repository"),
     "warmup_steps":      (0, 10, "steps over which the learning rate rises to its value; base repository: none"),
     "weight_decay":      (0.01, 0.0, "AdamW's; base repository"),
     "max_grad_norm":     (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
@@ -231,9 +231,11 @@ def main(argv=None):
         by_id |= {f"hard {problem['id']}": problem for problem in harder}
 
     def probe(names, purpose):
+        """Share of right answers to each question, and how many tokens that took."""
         rollouts = sampler.generate([by_id[q]["prompt_ids"] for q in names], args.probe_samples, args.temperature, args.max_tokens, purpose)
         score_rollouts(rollouts, [by_id[q]["answer"] for q in names for _ in range(args.probe_samples)], tokenizer)
-        return [sum(r.reward for r in rollouts[i : i + args.probe_samples]) / args.probe_samples for i in range(0, len(rollouts), args.probe_samples)]
+        rewards = torch.tensor([r.reward for r in rollouts]).view(-1, args.probe_samples)
+        return rewards.mean(1).tolist(), sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
 
     def chosen(generation):
         """The questions to train on with their roles, chosen by the weights at hand; chosen.jsonl keeps them for a resumed run."""
@@ -244,25 +246,27 @@ def main(argv=None):
             pool = Shuffled(easy, args.seed).draw(min(args.questions or len(easy), len(easy)))
             sampler.sync()
             if args.arm in ("pool", "variance"):  # these need no probe
-                rates = dict.fromkeys(pool)
+                found, tokens = [None] * len(pool), 0
             else:
                 pool += sorted(hard or [])
-                rates = dict(zip(pool, probe(pool, derive_seed(args.seed, "probe", generation)), strict=True))
+                found, tokens = probe(pool, derive_seed(args.seed, "probe", generation))
+            rates = dict(zip(pool, found, strict=True))
             history = {line["id"]: line["accuracies"] for line in read_metrics(Path(args.history))} if args.history else None
             picks = choose(rates, args.arm, group_size=args.group_size, band=args.band, hard=hard, history=history,
                            rng=random.Random(derive_seed(args.seed, "choose", generation)))
-            again = probe([q for q, _ in picks], derive_seed(args.seed, "again", generation)) if args.arm != "pool" else [None] * len(picks)
+            few = args.arm != "pool"
+            again, more = probe([q for q, _ in picks], derive_seed(args.seed, "again", generation)) if few else ([None] * len(picks), 0)
             sampler.sleep()
-            lines = [{"generation": generation, "id": q, "role": role, "probe": rates.get(q), "again": fresh, "problem": by_id[q]["problem"]}
-                     for (q, role), fresh in zip(picks, again, strict=True)]
+            lines = [{"generation": generation, "id": q, "role": role, "probe": rates.get(q), "again": fresh, "problem": by_id[q]["problem"],
+                      "tokens": (tokens + more) / len(picks)} for (q, role), fresh in zip(picks, again, strict=True)]
             append(record, lines)
         for line in lines if len(lines) <= 2 else []:
             name, first = {1: "q+", -1: "q-", 0: "question"}[line["role"]], "not asked" if line["probe"] is None else f"{line['probe']:.2f}"
             run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {first}, in fresh samples {line['again']:.2f}")
-        return [(by_id[line["id"]], line["role"]) for line in lines]
+        return [(by_id[line["id"]], line["role"]) for line in lines], round(sum(line["tokens"] for line in lines))
 
     generation = max(0, run.done - 1) // args.resample_every if args.resample_every else 0
-    questions_and_roles = chosen(generation)
+    questions_and_roles, spent = chosen(generation)
     trained_on = {str(by_id[line["id"]]["problem"]) for line in read_metrics(run.out / "chosen.jsonl")} if args.arm != "pool" else set()
     eval_sets = {name: [p for p in some if str(p["problem"]) not in trained_on] for name, some in eval_sets.items()}
     order, history = Shuffled(questions_and_roles, args.seed), History()
@@ -275,12 +279,12 @@ def main(argv=None):
             max_tokens=args.max_tokens, seed=derive_seed(args.seed, "eval"))
 
     if done == 0:
-        run.log(0, held_out())
+        run.log(0, {**held_out(), "num_tokens": spent})
     for step in run.progress(done + 1, args.steps):
-        clock = [time.time()]
+        clock, spent = [time.time()], 0
         if args.resample_every and step > 1 and (step - 1) % args.resample_every == 0:
             generation = (step - 1) // args.resample_every
-            questions_and_roles = chosen(generation)
+            questions_and_roles, spent = chosen(generation)
 
         # ---- (b) sample --------------------------------------------------------------------------------------------------
         sampler.sync()
@@ -355,7 +359,7 @@ def main(argv=None):
             **gap,
             **{name: sums[name] / (trained_tokens * args.updates_per_batch) for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl")},
             "lr": lr,
-            "num_tokens": run.last("num_tokens") + num_tokens + sum(map(len, contexts)) * args.group_size,
+            "num_tokens": run.last("num_tokens") + spent + num_tokens + sum(map(len, contexts)) * args.group_size,
             "pair/rare_share": rare_share(advantages, rewards, roles),
             "pair/distinct_answers": len({(tuple(r.prompt_ids), last_boxed(tokenizer.decode(r.completion_ids))) for r in rollouts})
             / len(set(map(tuple, contexts))),

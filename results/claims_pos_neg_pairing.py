@@ -93,7 +93,8 @@ def main(folder, first):
 def statements(runs):
     """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
     found, start = analyses(runs), analyses(runs, "start.json")["pool"]
-    metrics = {arm: [rows_of(folder)[1:] for folder in some] for arm, some in runs.items()}
+    logs = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
+    metrics = {arm: [rows[1:] for rows in some] for arm, some in logs.items()}
     mean = statistics.fmean
     passes = lambda some, k: [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]  # noqa: E731
 
@@ -145,6 +146,10 @@ def statements(runs):
     yield ("the pair itself", "",
            f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold {rare[0]:.2f} of the squared "
            f"advantages; mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}", "reported")
+    probing = mean(rows[0]["num_tokens"] for rows in logs["pair"]) / 1e6
+    whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs[arm]) / 1e6 for arm in ("pair", "pool")}
+    yield ("cost", "", f"million tokens: probing {probing:.2f}, training on the pair {whole['pair'] - probing:.2f}, on the pool {whole['pool']:.2f}",
+           "reported")
 
 
 if __name__ == "__main__":

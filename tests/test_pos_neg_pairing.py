@@ -142,6 +142,7 @@ def test_the_chosen_two_are_probed_again_and_never_evaluated(whole_run, few, cap
     assert 0 <= positive["again"] <= 1
     rows = rows_of(whole_run)
     assert {"pair/reward_positive", "pair/mixed_negative", "pair/rare_share", "pair/distinct_answers"} < set(rows[1])
+    assert rows[0]["num_tokens"] == round(positive["tokens"] + negative["tokens"]) > 8 * (24 + 2) * 10  # the probe is paid for; 10: a short question
     assert rows[1]["reward"] == pytest.approx((rows[1]["pair/reward_positive"] + rows[1]["pair/reward_negative"]) / 2)
 
 
