@@ -84,7 +84,7 @@ SETTINGS = {
     "answer_column":     ("", "", "column that holds the answer, if it has an unusual name"),
     "instruction":       ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                           "text after each question; Qwen2.5-Math's own"),
-    "steps":             (175, 150, "batches of samples to learn from; reviews of the paper"),
+    "steps":             (175, 90, "batches of samples to learn from; reviews of the paper"),
     "prompts_per_step":  (256, 16, "questions in a batch; ours, as in the same author's next project"),
     "group_size":        (8, 8, "responses to each question, G; ours, as in the same author's next project"),
     "temperature":       (1.0, 1.0, "sampling temperature in training; DAPO's code"),

@@ -22,18 +22,19 @@ from common import pass_at_k
 from problems import Shuffled
 
 HOT = 1.5
+LONG = ["--compare", "--steps", "150"]  # DAPO is flat long before the end, ERPO is not
 ARMS = {
-    "erpo": ["--compare"],
-    "dapo": ["--compare", "--arm", "dapo"],
-    "ra": ["--compare", "--arm", "ra"],
-    "temp": ["--compare", "--arm", "temp"],
-    "ra-hot": ["--compare", "--arm", "ra", "--temperature", str(HOT)],
-    "dapo-hot": ["--compare", "--arm", "dapo", "--temperature", str(HOT)],
-    "permuted": [],
-    "score_T": ["--compare", "--score", "score_T"],
-    "is_corrected": ["--compare", "--score", "is_corrected"],
-    "t_max-1.2": ["--compare", "--t-max", "1.2"],
-    "t_max-2": ["--compare", "--t-max", "2.0"],
+    "erpo": [*LONG],
+    "dapo": [*LONG, "--arm", "dapo"],
+    "ra": [*LONG, "--arm", "ra"],
+    "temp": [*LONG, "--arm", "temp"],
+    "ra-hot": [*LONG, "--arm", "ra", "--temperature", str(HOT)],
+    "dapo-hot": [*LONG, "--arm", "dapo", "--temperature", str(HOT)],
+    "permuted": LONG[1:],
+    "score_T": [*LONG, "--score", "score_T"],
+    "is_corrected": [*LONG, "--score", "is_corrected"],
+    "t_max-1.2": [*LONG, "--t-max", "1.2"],
+    "t_max-2": [*LONG, "--t-max", "2.0"],
 }
 COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
 FEW = {arm: 2 for arm in ("temp", "dapo-hot", "score_T", "is_corrected", "t_max-1.2", "t_max-2")}  # seeds
