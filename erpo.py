@@ -76,7 +76,7 @@ SETTINGS = {
                           ("score_T1", "score_T", "is_corrected")),
     "is_cap":            (2.0, 2.0, "for --score is_corrected; ours"),
     "max_draws":         (10, 10, "how often questions are drawn to fill one batch; DAPO's code"),
-    "questions":         (0, 192, "training questions, picked by the seed, 0: all; tiny: few, so that each is visited some twenty times"),
+    "questions":         (0, 192, "training questions, picked by the seed, 0: all; tiny: few, so that each is visited ten times"),
     "probe_questions":   (0, 32, "training questions that are sampled at three temperatures at every evaluation, 0: none; ours"),
     "data":              ("open-r1/DAPO-Math-17k-Processed", "tiny/train.jsonl",
                           "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),

@@ -24,7 +24,7 @@ from problems import Shuffled
 HOT = 1.5
 LONG = ["--compare", "--steps", "150"]  # DAPO is flat long before the end, ERPO is not
 ARMS = {
-    "erpo": [*LONG],
+    "erpo": LONG,
     "dapo": [*LONG, "--arm", "dapo"],
     "ra": [*LONG, "--arm", "ra"],
     "temp": [*LONG, "--arm", "temp"],
@@ -40,7 +40,8 @@ COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
 FEW = {arm: 2 for arm in ("temp", "dapo-hot", "score_T", "is_corrected", "t_max-1.2", "t_max-2")}  # seeds
 SHOWN = ("erpo", "dapo", "ra")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
-          r"temperature/decile_5": "median temperature of the questions - 1"}
+          r"temperature/decile_5": "median temperature of the questions"}
+AGAINST = ("num_tokens", "tokens drawn")
 HELD_OUT, GROUP, HEATS = 32, 8, (1.0, 1.2, 1.5)
 
 
