@@ -26,6 +26,8 @@ What changes against grpo.py:
     (4) score     at which temperature a heated response is scored, --score
 
 Left out: DAPO's penalty for overlong responses, which would give all-right groups a variance of another kind.
+Expect on the embedded model: ERPO's groups stay mixed where DAPO's fall silent, at a fraction of the tokens, and the held-out score is no better for it
+(results/erpo.md).
 """
 
 import time
@@ -76,7 +78,7 @@ SETTINGS = {
                           ("score_T1", "score_T", "is_corrected")),
     "is_cap":            (2.0, 2.0, "for --score is_corrected; ours"),
     "max_draws":         (10, 10, "how often questions are drawn to fill one batch; DAPO's code"),
-    "questions":         (0, 192, "training questions, picked by the seed, 0: all; tiny: few, so that each is visited ten times"),
+    "questions":         (0, 192, "training questions, picked by the seed, 0: all; tiny: few, so that each comes up often enough to get hot"),
     "probe_questions":   (0, 32, "training questions that are sampled at three temperatures at every evaluation, 0: none; ours"),
     "data":              ("open-r1/DAPO-Math-17k-Processed", "tiny/train.jsonl",
                           "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
@@ -84,7 +86,7 @@ SETTINGS = {
     "answer_column":     ("", "", "column that holds the answer, if it has an unusual name"),
     "instruction":       ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                           "text after each question; Qwen2.5-Math's own"),
-    "steps":             (175, 90, "batches of samples to learn from; reviews of the paper"),
+    "steps":             (175, 75, "batches of samples to learn from; reviews of the paper"),
     "prompts_per_step":  (256, 16, "questions in a batch; ours, as in the same author's next project"),
     "group_size":        (8, 8, "responses to each question, G; ours, as in the same author's next project"),
     "temperature":       (1.0, 1.0, "sampling temperature in training; DAPO's code"),
