@@ -26,8 +26,8 @@ What changes against grpo.py:
     (4) score     at which temperature a heated response is scored, --score
 
 Left out: DAPO's penalty for overlong responses, which would give all-right groups a variance of another kind.
-Expect on the embedded model: ERPO's groups stay mixed where DAPO's fall silent, at a fraction of the tokens, and the held-out score is no better for it
-(results/erpo.md).
+Expect on the embedded model: ERPO's groups stay mixed where DAPO's fall silent, at a fraction of the tokens, and the held-out score is no
+better for it (results/erpo.md).
 """
 
 import time

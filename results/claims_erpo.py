@@ -41,7 +41,6 @@ FEW = {arm: 1 for arm in ("temp", "dapo-hot", "score_T", "is_corrected", "t_max-
 SHOWN = ("erpo", "dapo", "ra")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
           r"temperature/decile_5": "median temperature of the questions"}
-AGAINST = ("num_tokens", "tokens drawn")
 HELD_OUT, GROUP, HEATS = 32, 8, (1.0, 1.2, 1.5)
 
 
