@@ -50,7 +50,8 @@ def plot_curves(folders, file=None):
             names = sorted({name for row in rows for name in row if re.fullmatch(pattern, name)})
             for name, line in zip(names, 10 * ["-", "--", ":", "-."]):
                 x, y = zip(*((row[against], row[name]) for row in rows if name in row))
-                label = " ".join([folder.name] * (len(folders) > 1) + [name.removeprefix("eval/")] * (len(names) > 1 or name.startswith("eval/")))
+                which = [name.removeprefix("eval/")] if not colour and len(names) > 1 or len(names) == 1 and name.startswith("eval/") else []
+                label = " ".join([folder.name] * (len(folders) > 1 and name == names[0]) + which)  # a line's style says which metric, in all runs
                 if name.startswith("eval/"):
                     error = [row.get(name + "_stderr", 0) for row in rows if name in row]
                     axis.errorbar(x, y, error, color=f"C{colour}", linestyle=line, marker="o", markersize=3, label=label)

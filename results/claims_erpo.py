@@ -86,6 +86,8 @@ def statements(runs):
     over = lambda value, arm, part: [mean(map(value, rows[part])) for rows in metrics[arm]]  # noqa: E731
     early, late = slice(0, 5), slice(-10, None)
 
+    of = lambda arm: f" (seeds: {len(found[arm])})" if len(found[arm]) < len(found["erpo"]) else ""  # noqa: E731
+
     grown = [mean(over(residual, "dapo", part)) for part in (early, late)]
     active_dapo = [mean(over(active, "dapo", part)) for part in (early, late)]
     yield ("S1 residual questions grow", "dapo: all-right share rises beyond .7 of the groups that are not all wrong; active share falls",
@@ -123,7 +125,7 @@ def statements(runs):
     overfit = {arm: mean(mean(one["train"]) - mean(e) for one, e in zip(found[arm], end[arm][1])) for arm in ("ra", "erpo")}
     yield ("S5 outcome, held-out points",
            "erpo above dapo at equal updates, interval above 0; ra between them, or its training score further off than erpo's",
-           "gains " + ", ".join(f"{arm} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo")) 
+           "gains " + ", ".join(f"{arm}{of(arm)} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo")) 
            + f"; erpo minus dapo {points(ahead['dapo'][1])}, pass@8 {points(ahead['dapo'][8])}; "
            f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
            verdict(ahead["dapo"][1][1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
@@ -149,19 +151,20 @@ def statements(runs):
            verdict(falls_again))
     yield ("S8 attribution", "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5; points",
            f"erpo minus permuted {points(ahead['permuted'][1])}; minus ra at 1.5 {points(ahead['ra-hot'][1])}; "
-           f"minus dapo at 1.5 {points(ahead['dapo-hot'][1])}",
+           f"minus dapo at 1.5{of('dapo-hot')} {points(ahead['dapo-hot'][1])}",
            verdict(ahead["permuted"][1][1] > 0 and ahead["ra-hot"][1][2] > 0))
     modes = ("erpo", "score_T", "is_corrected")
     against = {arm: interval(differences(end[arm][1], end["dapo"][1])) for arm in modes}
     names = {"erpo": "score_T1"}
     yield ("S9 scoring", "S3's first half in all three modes; in which S5 holds is reported",
-           "; ".join(f"{names.get(arm, arm)}: active {acts[arm][0]:.2f}, minus dapo {points(against[arm])}" for arm in modes),
+           "; ".join(f"{names.get(arm, arm)}{of(arm)}: active {acts[arm][0]:.2f}, minus dapo {points(against[arm])}" for arm in modes),
            verdict(all(acts[arm][0] >= 2 * acts["dapo"][0] and acts[arm][0] > acts["ra"][0] for arm in modes)))
     draws = {arm: mean(over(lambda row: row["temperature/draws"], arm, late)) for arm in ("dapo", "ra", "erpo")}
     cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in draws}
     heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in draws}
     yield ("cost and entropy", "", "; ".join(f"{arm}: {draws[arm]:.1f} draws a step at the end, {cost[arm]:.1f} million tokens, "
-                                             f"{heat[arm]:.3f} nats a token on held-out problems" for arm in draws), "reported")
+                                             f"{heat[arm]:.3f} nats a token on held-out problems" for arm in draws)
+           + f"; of erpo's groups that are not all wrong {mean(over(residual, 'erpo', late)):.2f} are all right at the end", "reported")
 
 
 if __name__ == "__main__":

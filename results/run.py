@@ -113,7 +113,7 @@ def figure(runs, file, panels=PANELS, against=("step", "step")):
             name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
             if name is None:
                 continue  # not every arm has every metric
-            series = [[(row.get(against[0], 0), row[name]) for row in rows if name in row] for rows in seeds]
+            series = [[(row[against[0]], row[name]) for row in rows if name in row] for rows in seeds]
             for points in series:
                 axis.plot(*zip(*points), color=f"C{colour}", alpha=0.3, linewidth=1)
             means = [[statistics.mean(values) for values in zip(*(axis_of(points) for points in series))]
