@@ -150,6 +150,61 @@ def choose(rates, arm, *, group_size, band, rng, hard=None, history=None):
     return [(q, 0) for q in rates]  # pool
 
 
+class Chooser:
+    """Probes the questions with the weights at hand and chooses those to train on; chosen.jsonl keeps them for a resumed run."""
+
+    def __init__(self, args, run, sampler, tokenizer, problems, hard):
+        self.args, self.run, self.sampler, self.tokenizer, self.record = args, run, sampler, tokenizer, run.out / "chosen.jsonl"
+        self.hard = {f"hard {problem['id']}": problem for problem in hard}
+        self.easy = {problem["id"]: problem for problem in problems}
+        self.by_id = self.easy | self.hard
+
+    def probe(self, names, purpose, generation):
+        """Share of right answers to each question among `probe_samples`, and how many tokens that took."""
+        args, n = self.args, self.args.probe_samples
+        seed = derive_seed(args.seed, purpose, generation)
+        rollouts = self.sampler.generate([self.by_id[q]["prompt_ids"] for q in names], n, args.temperature, args.max_tokens, seed)
+        score_rollouts(rollouts, [self.by_id[q]["answer"] for q in names for _ in range(n)], self.tokenizer)
+        rewards = torch.tensor([r.reward for r in rollouts]).view(-1, n)
+        return rewards.mean(1).tolist(), sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
+
+    def choose(self, generation):
+        """Lines of chosen.jsonl."""
+        args = self.args
+        pool = Shuffled(sorted(self.easy), args.seed).draw(min(args.questions or len(self.easy), len(self.easy)))
+        if args.arm in ("pool", "variance"):  # these need no probe
+            rates, spent = dict.fromkeys(pool), 0
+        else:
+            pool += sorted(self.hard)
+            found, spent = self.probe(pool, "probe", generation)
+            rates = dict(zip(pool, found, strict=True))
+        history = {line["id"]: line["accuracies"] for line in read_metrics(Path(args.history))} if args.history else None
+        picks = choose(rates, args.arm, group_size=args.group_size, band=args.band, hard=set(self.hard) or None, history=history,
+                       rng=random.Random(derive_seed(args.seed, "choose", generation)))
+        again, more = [None] * len(picks), 0
+        if args.arm != "pool":  # who was chosen for a rate was lucky in the probe: fresh samples say what the rate is
+            again, more = self.probe([q for q, _ in picks], "again", generation)
+        return [{"generation": generation, "id": q, "role": role, "probe": rates.get(q), "again": fresh, "problem": self.by_id[q]["problem"],
+                 "tokens": (spent + more) / len(picks)} for (q, role), fresh in zip(picks, again, strict=True)]
+
+    def chosen(self, generation):
+        """The questions to train on, each with its role, and the tokens it took to find them."""
+        lines = [line for line in read_metrics(self.record) if line["generation"] == generation]
+        if not lines:
+            self.sampler.sync()
+            lines = self.choose(generation)
+            self.sampler.sleep()
+            append(self.record, lines)
+        for line in lines if len(lines) <= 2 else []:
+            name, first = {1: "q+", -1: "q-", 0: "question"}[line["role"]], "not asked" if line["probe"] is None else f"{line['probe']:.2f}"
+            self.run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {first}, in fresh samples {line['again']:.2f}")
+        return [(self.by_id[line["id"]], line["role"]) for line in lines], round(sum(line["tokens"] for line in lines))
+
+    def trained_on(self):
+        """The texts of all questions chosen so far: they are not evaluated on."""
+        return {str(line["problem"]) for line in read_metrics(self.record)}
+
+
 def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0):
     """Advantages (copies, G) from rewards (copies, G), 0 or 1, and roles (copies,), 1 for q+, -1 for q-, 0 for neither.
 
@@ -209,6 +264,16 @@ def rare_share(advantages, rewards, roles):
     return (advantages.square() * rare).sum().item() / total if total else 0.0
 
 
+def pair_metrics(rewards, advantages, roles):
+    """Success and share of mixed groups of q+ and of q-, and what rare events hold of the advantages."""
+    found = {"pair/rare_share": rare_share(advantages, rewards, roles)}
+    mixed = (rewards != rewards[:, :1]).any(1)  # (copies,)
+    for name, role in (("positive", 1), ("negative", -1)):
+        if (mine := roles == role).any():
+            found |= {f"pair/reward_{name}": rewards[mine].mean().item(), f"pair/mixed_{name}": mixed[mine].float().mean().item()}
+    return found
+
+
 def main(argv=None):
     # ---- (a) set up ------------------------------------------------------------------------------------------------------
     args = parse_settings(__doc__, SETTINGS, argv)
@@ -224,50 +289,11 @@ def main(argv=None):
     sampler = make_sampler(args.sampler, model, tokenizer, args.sample_rows, memory=args.engine_memory, tensor_parallel=args.tensor_parallel)
     torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
     optimizer = MasterAdamW(model, args.lr, args.weight_decay, masters=place)
-    by_id, hard = {problem["id"]: problem for problem in problems}, None
-    if args.hard_data:
-        harder = load_problems(args.hard_data, tokenizer, **prompting)
-        hard = {f"hard {problem['id']}" for problem in harder}
-        by_id |= {f"hard {problem['id']}": problem for problem in harder}
-
-    def probe(names, purpose):
-        """Share of right answers to each question, and how many tokens that took."""
-        rollouts = sampler.generate([by_id[q]["prompt_ids"] for q in names], args.probe_samples, args.temperature, args.max_tokens, purpose)
-        score_rollouts(rollouts, [by_id[q]["answer"] for q in names for _ in range(args.probe_samples)], tokenizer)
-        rewards = torch.tensor([r.reward for r in rollouts]).view(-1, args.probe_samples)
-        return rewards.mean(1).tolist(), sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
-
-    def chosen(generation):
-        """The questions to train on with their roles, chosen by the weights at hand; chosen.jsonl keeps them for a resumed run."""
-        record = run.out / "chosen.jsonl"
-        lines = [line for line in read_metrics(record) if line["generation"] == generation]
-        if not lines:
-            easy = sorted(set(by_id) - (hard or set()))
-            pool = Shuffled(easy, args.seed).draw(min(args.questions or len(easy), len(easy)))
-            sampler.sync()
-            if args.arm in ("pool", "variance"):  # these need no probe
-                found, tokens = [None] * len(pool), 0
-            else:
-                pool += sorted(hard or [])
-                found, tokens = probe(pool, derive_seed(args.seed, "probe", generation))
-            rates = dict(zip(pool, found, strict=True))
-            history = {line["id"]: line["accuracies"] for line in read_metrics(Path(args.history))} if args.history else None
-            picks = choose(rates, args.arm, group_size=args.group_size, band=args.band, hard=hard, history=history,
-                           rng=random.Random(derive_seed(args.seed, "choose", generation)))
-            few = args.arm != "pool"
-            again, more = probe([q for q, _ in picks], derive_seed(args.seed, "again", generation)) if few else ([None] * len(picks), 0)
-            sampler.sleep()
-            lines = [{"generation": generation, "id": q, "role": role, "probe": rates.get(q), "again": fresh, "problem": by_id[q]["problem"],
-                      "tokens": (tokens + more) / len(picks)} for (q, role), fresh in zip(picks, again, strict=True)]
-            append(record, lines)
-        for line in lines if len(lines) <= 2 else []:
-            name, first = {1: "q+", -1: "q-", 0: "question"}[line["role"]], "not asked" if line["probe"] is None else f"{line['probe']:.2f}"
-            run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {first}, in fresh samples {line['again']:.2f}")
-        return [(by_id[line["id"]], line["role"]) for line in lines], round(sum(line["tokens"] for line in lines))
-
+    hard = load_problems(args.hard_data, tokenizer, **prompting) if args.hard_data else []
+    chooser = Chooser(args, run, sampler, tokenizer, problems, hard)
     generation = max(0, run.done - 1) // args.resample_every if args.resample_every else 0
-    questions_and_roles, spent = chosen(generation)
-    trained_on = {str(by_id[line["id"]]["problem"]) for line in read_metrics(run.out / "chosen.jsonl")} if args.arm != "pool" else set()
+    questions_and_roles, spent = chooser.chosen(generation)
+    trained_on = chooser.trained_on() if args.arm != "pool" else set()
     eval_sets = {name: [p for p in some if str(p["problem"]) not in trained_on] for name, some in eval_sets.items()}
     order, history = Shuffled(questions_and_roles, args.seed), History()
     done = run.restore(optimizer, order=order, history=history)
@@ -284,7 +310,7 @@ def main(argv=None):
         clock, spent = [time.time()], 0
         if args.resample_every and step > 1 and (step - 1) % args.resample_every == 0:
             generation = (step - 1) // args.resample_every
-            questions_and_roles, spent = chosen(generation)
+            questions_and_roles, spent = chooser.chosen(generation)
 
         # ---- (b) sample --------------------------------------------------------------------------------------------------
         sampler.sync()
@@ -360,11 +386,9 @@ def main(argv=None):
             **{name: sums[name] / (trained_tokens * args.updates_per_batch) for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl")},
             "lr": lr,
             "num_tokens": run.last("num_tokens") + spent + num_tokens + sum(map(len, contexts)) * args.group_size,
-            "pair/rare_share": rare_share(advantages, rewards, roles),
+            **pair_metrics(rewards, advantages, roles),
             "pair/distinct_answers": len({(tuple(r.prompt_ids), last_boxed(tokenizer.decode(r.completion_ids))) for r in rollouts})
             / len(set(map(tuple, contexts))),
-            **{f"pair/{name}_{role}": value[roles == sign].float().mean().item() for role, sign in (("positive", 1), ("negative", -1))
-               for name, value in (("reward", rewards.mean(1)), ("mixed", ~silent)) if (roles == sign).any()},
             **counts,
             **{f"time/{phase}": after - before for phase, before, after in zip(TIMED, clock, clock[1:])},
             "time/sampled_tokens_per_s": num_tokens / (clock[2] - clock[1]),

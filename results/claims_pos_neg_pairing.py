@@ -4,7 +4,7 @@
     python results/claims_pos_neg_pairing.py RUN_FOLDER FIRST_ARM_FOLDER                                # -> RUN_FOLDER/analysis.json
 
 P1 to P6 and what would refute them. Both bands come from one training set, disjoint from the held-out set. Three arms run with all seeds, the others
-with the first five.
+with the first three.
 """
 
 import json
@@ -18,6 +18,7 @@ from analysis import Analyst, analyses, differences, interval, last_checkpoint, 
 from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
 from pos_neg_pairing import pair_advantages
 from problems import Shuffled, read_record
+from verifier import last_boxed
 
 ARMS = {
     "pool": ["--compare", "--arm", "pool"],  # its history is what the arm variance chooses from
@@ -34,7 +35,7 @@ ARMS = {
     "pooled-4": ["--compare", "--adv-mode", "role_pooled", "--lambda-neg", "4"],
     "post-4": ["--compare", "--adv-mode", "post_weight", "--lambda-neg", "4"],
 }
-FEW = {arm: 5 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
+FEW = {arm: 3 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
 SHOWN = ("pair", "variance", "pool")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/rare_share": "rare events' share of A squared"}
 HELD_OUT, POOL = 32, 256  # samples of each held-out problem; training questions whose gradient stands for that of the pool
@@ -42,47 +43,58 @@ KS = (1, 8, 32)
 
 
 def gradient(model, questions, roles, purpose):
-    """Of the loss of one batch of the settings' size -> one flat vector."""
+    """Of the loss of G responses to each question, as one flat vector each for the even and the odd questions: they add up to the batch's.
+
+    roles: of the questions, for the advantages of a pair; None: plain GRPO.
+    """
     size = model.settings["group_size"]
     groups = model.groups([q["prompt_ids"] for q in questions], [q["answer"] for q in questions], size, purpose)
     rewards = torch.tensor([[r.reward for r in group] for group in groups])
     advantages = group_advantages(rewards, eps=1e-6) if roles is None else pair_advantages(rewards, torch.tensor(roles))
-    rollouts = [r for group in groups for r in group]
-    for rollout, advantage in zip(rollouts, advantages.flatten().tolist(), strict=True):
-        rollout.advantage = advantage
-    total, tokens = None, sum(len(r.completion_ids) for r in rollouts)
-    for place in range(0, len(rollouts), 256):
-        batch = collate(rollouts[place : place + 256], "cpu")
-        logps, _ = completion_logps(model.model, batch, batch["temperatures"])
-        loss, _ = grpo_loss(logps, logps.detach(), batch["advantages"], batch["completion_mask"], num_tokens=tokens)
-        part = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.model.parameters()))])
-        total = part if total is None else total + part
-    return total
+    for group, row in zip(groups, advantages.tolist(), strict=True):
+        for rollout, advantage in zip(group, row, strict=True):
+            rollout.advantage = advantage
+    tokens, weights = sum(len(r.completion_ids) for group in groups for r in group), list(model.model.parameters())
+    halves = []
+    for half in (groups[::2], groups[1::2]):
+        vector, rollouts = torch.zeros(sum(w.numel() for w in weights)), [r for group in half for r in group if r.advantage]
+        for place in range(0, len(rollouts), 256):
+            batch = collate(rollouts[place : place + 256], "cpu")
+            logps, _ = completion_logps(model.model, batch, batch["temperatures"])
+            loss, _ = grpo_loss(logps, logps.detach(), batch["advantages"], batch["completion_mask"], num_tokens=tokens)
+            vector += torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
+        halves.append(vector)
+    return halves
+
+
+def directions(model, chosen, copies, data, seed):
+    """Cosines of the first step on the two chosen questions, and of its halves, with that of POOL questions; and with itself in fresh samples."""
+    problems = {p["id"]: p for p in model.problems(data)}
+    pool = sum(gradient(model, Shuffled(list(problems.values()), seed).draw(POOL), None, "pool"))
+    pair, roles = [problems[line["id"]] for line in chosen] * (copies // 2), [line["role"] for line in chosen] * (copies // 2)
+    (one, other), again = gradient(model, pair, roles, "pair"), sum(gradient(model, pair, roles, "pair again"))
+    cosine = lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=0).item()  # noqa: E731  (0 if one of them is 0)
+    return {"cosine": cosine(one + other, pool), "halves": [cosine(one, pool), cosine(other, pool)], "repeat": cosine(one + other, again)}
 
 
 def main(folder, first):
     settings = settings_of(folder)
     torch.set_num_threads(1)
-    trained = Analyst(last_checkpoint(folder), settings)
 
     def held_out(model):
         problems = model.problems(settings["eval_sets"][0])
         groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")
-        return {"right": [int(sum(r.reward for r in group)) for group in groups],
+        answers = [{last_boxed(model.tokenizer.decode(r.completion_ids)) for r in group} for group in groups]
+        return {"right": [int(sum(r.reward for r in group)) for group in groups], "distinct": statistics.fmean(map(len, answers)),
                 "entropy": statistics.fmean(-logp for group in groups for r in group for logp in r.logps)}  # fmt: skip
 
-    result = held_out(trained)
+    result = held_out(Analyst(last_checkpoint(folder), settings))
     base = Analyst(settings["model"], settings)
     if folder == first:
         (Path(first) / "start.json").write_text(json.dumps(held_out(base)))
     chosen = read_record(Path(folder) / "chosen.jsonl")
-    if len(chosen) == 2:  # does the pair's first step point where the pool's does?
-        problems = {p["id"]: p for p in base.problems(settings["data"])}
-        pool = Shuffled(list(problems.values()), settings["seed"]).draw(POOL)
-        copies = [problems[line["id"]] for line in chosen] * (settings["prompts_per_step"] // 2)
-        ours = gradient(base, copies, [line["role"] for line in chosen] * (settings["prompts_per_step"] // 2), "pair")
-        whole = gradient(base, pool, None, "pool")
-        result["cosine"] = torch.nn.functional.cosine_similarity(ours, whole, dim=0).item() if ours.any() else 0.0
+    if len(chosen) == 2:
+        result |= directions(base, chosen, settings["prompts_per_step"], settings["data"], settings["seed"])
         result["chosen"] = [{name: line[name] for name in ("problem", "role", "probe", "again")} for line in chosen]
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
 
@@ -137,6 +149,14 @@ def statements(runs):
     yield ("would refute it: a coin for rewards", "gains nothing", f"{points(coin)}; {few} seeds", verdict(coin[1] <= 0))
     yield ("would refute it: two hard questions", "not better than the pair, pass@8", f"pair minus two hard {points(harder)}; {few} seeds",
            verdict(harder[2] > 0))
+    turned = lambda arm, name: [mean(values) for values in zip(*(one[name] for one in found[arm]))]  # noqa: E731
+    same_way = {arm: mean(one["repeat"] for one in found[arm]) for arm in ("pair", "variance")}
+    yield ("the first step once more, with fresh samples, and its halves", "",
+           "; ".join(f"{arm}: cosine with itself {same_way[arm]:.3f}, halves with the pool's "
+                     + " and ".join(f"{value:.3f}" for value in turned(arm, "halves")) for arm in same_way), "reported")
+    yield ("distinct answers among 32 to a held-out problem", "",
+           f"start {mean(one['distinct'] for one in start):.1f}, "
+           + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in runs), "reported")
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
     rare = over_seeds([mean(row["pair/rare_share"] for row in rows) for rows in metrics["pair"]])
