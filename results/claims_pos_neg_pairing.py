@@ -37,7 +37,8 @@ ARMS = {
 }
 FEW = {arm: 3 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
 SHOWN = ("pair", "variance", "pool")  # in the figure
-PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/rare_share": "rare events' share of A squared"}
+PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/reward_positive": "success on q+",
+          "pair/reward_negative": "success on q-", "pair/rare_share": "rare events' share of A squared"}
 HELD_OUT, POOL = 32, 256  # samples of each held-out problem; training questions whose gradient stands for that of the pool
 KS = (1, 8, 32)
 

@@ -126,6 +126,16 @@ def test_bands():
         pick("variance", history={"half": [0.5]})
 
 
+def test_the_modes_of_the_readme():
+    """Its table: one right answer of eight to q+, one wrong of eight to q-."""
+    table = (ROOT / "README.md").read_text().split("| `--adv-mode` |")[1].split("\n\n")[0].splitlines()[2:]
+    assert len(table) == 6
+    for mode, weights, *shown in ([cell.strip() for cell in row.strip("|").split("|")] for row in table):
+        for weight in weights.split(" and "):
+            found = pair_advantages(torch.cat([group(1), group(7)]), BOTH, mode.split("`")[1], float(weight))
+            assert [f"{float(cell):.2f}" for cell in shown] == [f"{found[i, j] + 0:.2f}" for i, j in ((0, 0), (0, 1), (1, 0), (1, 7))]
+
+
 # ---- whole runs ----
 
 
