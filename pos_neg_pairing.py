@@ -23,6 +23,7 @@ What changes against grpo.py:
 
 The method's details were not open to us beyond its abstract and two digests: what is theirs and what comes from the repository it builds on,
 One-Shot-RLVR, is told apart in the settings. Which questions were chosen was not found either.
+Expect on the embedded model: a few points of held-out score in twenty steps, then silence, while the pool goes on; the two most varied do no worse.
 Left out: nothing that was found.
 """
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, over_seeds, points, rows_of, settings_of, verdict
+from analysis import Analyst, analyses, differences, interval, last_checkpoint, points, rows_of, settings_of, verdict
 
 from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
 from pos_neg_pairing import pair_advantages
@@ -39,6 +39,7 @@ FEW = {arm: 3 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # see
 SHOWN = ("pair", "variance", "pool")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/reward_positive": "success on q+",
           "pair/reward_negative": "success on q-", "pair/rare_share": "rare events' share of A squared"}
+ZOOMED = ("held-out pass@1", "held-out pass@8")
 HELD_OUT, POOL = 32, 256  # samples of each held-out problem; training questions whose gradient stands for that of the pool
 KS = (1, 8, 32)
 
@@ -161,13 +162,15 @@ def statements(runs):
            + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in runs), "reported")
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
-    rare = over_seeds([mean(row["pair/rare_share"] for row in rows) for rows in metrics["pair"]])
+    rare = {when: mean(row["pair/rare_share"] for rows in metrics["pair"] for row in rows[part] if row["frac_reward_zero_std"] < 1)
+            for when, part in (("first five", slice(5)), ("last ten", slice(-10, None)))}
     mixed = {role: mean(row[f"pair/mixed_{role}"] for rows in metrics["pair"] for row in rows[-10:]) for role in ("positive", "negative")}
     again = {role: mean(line["again"] for one in found["pair"] for line in one["chosen"] if line["role"] == sign)
              for role, sign in (("q+", 1), ("q-", -1))}
     yield ("the pair itself", "",
-           f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold {rare[0]:.2f} of the squared "
-           f"advantages; mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}", "reported")
+           f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold {rare['first five']:.2f} of the squared "
+           f"advantages in the first five steps, {rare['last ten']:.2f} in the last ten; "
+           f"mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}", "reported")
     probing = mean(rows[0]["num_tokens"] for rows in logs["pair"]) / 1e6
     whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs[arm]) / 1e6 for arm in ("pair", "pool")}
     yield ("cost", "", f"million tokens: probing {probing:.2f}, training on the pair {whole['pair'] - probing:.2f}, on the pool {whole['pool']:.2f}",

@@ -8,7 +8,7 @@
 Logs stay in results/NAME/seed-N, NAME-SETTING/VALUE/seed-N or NAME/ARM/seed-N: metrics.jsonl, args.json (settings, versions, machine) and
 finished.txt, the table the run ended with. The arms of a method, what is measured on each trained model and what becomes of it are in
 results/claims_METHOD.py: ARMS, with the flags of each; COMMANDS, of arms that are not the method's own script; FEW, how many seeds suffice for an
-arm; SHOWN, PANELS and AGAINST, the figure. Flags that are not known here go to the script.
+arm; SHOWN, PANELS, AGAINST and ZOOMED, the figure. Flags that are not known here go to the script.
 """
 
 import argparse
@@ -102,27 +102,31 @@ def sweep_table(setting, values, runs):
     return "\n".join(lines) + f"\n\nMean ± standard error over {len(runs[0])} seeds, in points."
 
 
-def figure(runs, file, panels=PANELS, against=("step", "step")):
+def figure(runs, file, panels=PANELS, against=("step", "step"), zoomed=()):
     """runs: {name: rows of each seed}. Every seed as a thin line and their mean as a thick one, a colour for each name.
 
-    panels: {pattern of a metric: title}. against: the metric on the x-axis, and what it is called.
+    panels: {pattern of a metric: title}. against: the metric on the x-axis, and what it is called. zoomed: titles of panels not drawn from 0 to 1.
     """
-    fig, axes = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.4), constrained_layout=True)
-    for axis, (pattern, title) in zip(axes, panels.items()):
+    columns = min(3, len(panels))
+    fig, axes = plt.subplots(-(-len(panels) // columns), columns, squeeze=False, constrained_layout=True)
+    fig.set_size_inches(4 * columns, 3.4 * len(axes))
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    for axis, (pattern, title) in zip(axes.flat, panels.items()):
         for colour, (label, seeds) in enumerate(runs.items()):
             name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
-            if name is None:
-                continue  # not every arm has every metric
+            if name is None or not any(row.get(name) for rows in seeds for row in rows):
+                continue  # not every arm has every metric, and some have it as 0 throughout
             series = [[(row[against[0]], row[name]) for row in rows if name in row] for rows in seeds]
             for points in series:
-                axis.plot(*zip(*points), color=f"C{colour}", alpha=0.3, linewidth=1)
+                axis.plot(*zip(*points), color=f"C{colour}", alpha=min(0.3, 3 / len(seeds)), linewidth=1)
             means = [[statistics.mean(values) for values in zip(*(axis_of(points) for points in series))]
                      for axis_of in (lambda points: [x for x, _ in points], lambda points: [y for _, y in points])]  # fmt: skip
             axis.plot(*means, color=f"C{colour}", linewidth=2, label=label)
-        axis.set(title=title, xlabel=against[1], ylim=(0, max(1, axis.dataLim.ymax)))
+        axis.set(title=title, xlabel=against[1], ylim=(None, None) if title in zoomed else (0, max(1, axis.dataLim.ymax)))
         axis.grid(alpha=0.3)
     if len(runs) > 1:
-        axes[0].legend(fontsize=8)
+        axes[0, 0].legend(fontsize=8)
     fig.savefig(file, dpi=150)
     plt.close(fig)
 
@@ -146,7 +150,8 @@ def run_arms(args, flags):
     (RESULTS / f"{args.method}.md").write_text(text)
     rows_of = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
     runs = {arm: [rows_of(folder) for folder in folders[arm]] for arm in claims.SHOWN}
-    figure(runs, RESULTS / f"{args.method}.png", getattr(claims, "PANELS", PANELS), getattr(claims, "AGAINST", ("step", "step")))
+    figure(runs, RESULTS / f"{args.method}.png", getattr(claims, "PANELS", PANELS), getattr(claims, "AGAINST", ("step", "step")),
+           getattr(claims, "ZOOMED", ()))
     print(text)
 
 

@@ -21,7 +21,7 @@ TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("cla
 @pytest.mark.parametrize("method", TABLES)
 def test_a_table_is_made_of_the_logs_beside_it(method):
     claims, table = importlib.import_module(f"claims_{method}"), (RESULTS / f"{method}.md").read_text()
-    folders = {arm: sorted((RESULTS / method / arm).glob("seed-*")) for arm in claims.ARMS}
+    folders = {arm: sorted((RESULTS / method / arm).glob("seed-*"), key=lambda folder: int(folder.name[5:])) for arm in claims.ARMS}
     rows = ["| " + " | ".join(row) + " |" for row in claims.statements(folders)]
     assert table.endswith("\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
 
