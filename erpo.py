@@ -25,6 +25,7 @@ What changes against grpo.py:
     (3) RA        all-right groups get a small positive advantage
     (4) score     at which temperature a heated response is scored, --score
 
+The paper's other model, Qwen2.5-3B, takes the same settings.
 Left out: DAPO's penalty for overlong responses, which would give all-right groups a variance of another kind.
 Expect on the embedded model: ERPO's groups stay mixed where DAPO's fall silent, at a fraction of the tokens, and the held-out score is no
 better for it (results/erpo.md).
