@@ -33,7 +33,8 @@ def timed(work):
 
 def head(tokens, vocabulary, width=256):
     """Log-probabilities of `tokens` tokens over a vocabulary, forward and backward."""
-    hidden, weight = torch.randn(tokens, width, requires_grad=True), torch.randn(vocabulary, width, requires_grad=True)
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    weight = (torch.randn(vocabulary, width) * 2 * width**-0.5).requires_grad_()  # wider logits end in denormal numbers, which are slow
     targets = torch.randint(vocabulary, (tokens,))
     return lambda: token_logps(hidden, weight, targets).sum().backward()
 
