@@ -30,6 +30,7 @@ ARMS = {
 FEW = {"placebo": 3, "entropy": 2, "matched": 2}  # seeds
 SHOWN = ("lte", "grpo", "extra")  # in the figure
 PANELS = {r"hint/none_pass": "questions with no right answer", r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@4": "held-out pass@4"}
+ZOOMED = ("held-out pass@1", "held-out pass@4")
 HELD_OUT, TRIES, POOL = 32, 64, 400  # samples of held-out problems; of a question under a hint; training questions that are asked
 KS = (1, 8, 32)
 
