@@ -25,7 +25,7 @@ What changes against grpo.py:
 Expect on the embedded model: success on the unsolved questions from .00 to .70, and plain RL as far at equal cost, since these questions share
 a few rules: README.
 
-The paper's settings are the same for its other model, Qwen3-4B-Instruct (which checkpoint, was not found). Llama it first distilled on OpenThoughtsV3.
+The paper's other model, Qwen3-4B-Instruct (which checkpoint: not found), takes the same settings. It first distilled Llama on OpenThoughtsV3.
 Left out: supervised training on the traces and importance-weighted training on them, which the paper compares with: results/ has both.
 Traces, one line for each question tried, are in traces.jsonl in the run folder.
 """
