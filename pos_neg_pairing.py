@@ -170,8 +170,8 @@ class Chooser:
         rewards = torch.tensor([r.reward for r in rollouts]).view(-1, n)
         return rewards.mean(1).tolist(), sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
 
-    def choose(self, generation):
-        """Lines of chosen.jsonl."""
+    def probe_and_choose(self, generation):
+        """Lines of chosen.jsonl, one for each question to train on."""
         args = self.args
         pool = Shuffled(sorted(self.easy), args.seed).draw(min(args.questions or len(self.easy), len(self.easy)))
         if args.arm in ("pool", "variance"):  # these need no probe
@@ -194,7 +194,7 @@ class Chooser:
         lines = [line for line in read_metrics(self.record) if line["generation"] == generation]
         if not lines:
             self.sampler.sync()
-            lines = self.choose(generation)
+            lines = self.probe_and_choose(generation)
             self.sampler.sleep()
             append(self.record, lines)
         for line in lines if len(lines) <= 2 else []:
