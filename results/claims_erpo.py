@@ -37,7 +37,6 @@ ARMS = {
     "t_max-2": [*LONG, "--t-max", "2.0"],
 }
 COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
-FEW = {arm: 3 for arm in ("score_T", "is_corrected", "t_max-1.2", "t_max-2")}  # seeds
 SHOWN = ("erpo", "dapo", "ra")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
           r"temperature/decile_5": "median temperature of the questions"}
