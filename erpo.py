@@ -191,6 +191,24 @@ def scoring_weights(old_per_token_logps, sampling_per_token_logps, temperatures,
                        weights if mode == "is_corrected" else torch.ones_like(weights))
 
 
+def temperature_metrics(tracker, visits):
+    """What the temperatures are after a step, and whether solved questions came to life: {name: value}.
+
+    visits: of every group that was drawn, (its question, what the tracker knew of it before, its mean reward, its responses).
+    """
+    heats = sorted(state["temperature"] for state in tracker.questions.values())
+    again = [(round(group[0].temperature, 1), 0 < mean < 1) for _, was, mean, group in visits if was["streak"]]  # all right the last time
+    at = sorted({heat for heat, _ in again})
+    return {
+        "temperature/revived": sum(mixed for _, mixed in again) / max(1, len(again)),
+        **{f"temperature/visits@{heat}": sum(a == heat for a, _ in again) for heat in at},
+        **{f"temperature/revived@{heat}": sum(a == heat and mixed for a, mixed in again) for heat in at},
+        "temperature/mean": sum(heats) / len(heats),
+        "temperature/at_max": sum(heat >= tracker.highest for heat in heats) / len(heats),
+        **{f"temperature/decile_{d}": heats[int(d / 10 * (len(heats) - 1))] for d in (1, 5, 9)},
+    }
+
+
 def main(argv=None):
     # ---- (a) set up ------------------------------------------------------------------------------------------------------
     args = parse_settings(__doc__, SETTINGS, argv)
@@ -293,19 +311,13 @@ def main(argv=None):
         clock.append(time.time())
 
         # ---- (e) log, evaluate, save -------------------------------------------------------------------------------------
-        means, heats = [mean for _, _, mean, _ in visits], sorted(state["temperature"] for state in tracker.questions.values())
-        again = [(round(group[0].temperature, 1), 0 < mean < 1) for _, was, mean, group in visits if was["streak"]]  # after an all-right visit
+        means = [mean for _, _, mean, _ in visits]
         metrics = {
             "reward": sum(means) / len(means),
             "frac_reward_zero_std": sum(mean in (0, 1) for mean in means) / len(means),
             "frac_all_right": sum(mean == 1 for mean in means) / len(means),
             "temperature/draws": draws,
-            "temperature/revived": sum(mixed for _, mixed in again) / max(1, len(again)),
-            **{f"temperature/visits@{heat}": sum(at == heat for at, _ in again) for heat in sorted({at for at, _ in again})},
-            **{f"temperature/revived@{heat}": sum(at == heat and mixed for at, mixed in again) for heat in sorted({at for at, _ in again})},
-            "temperature/mean": sum(heats) / len(heats),
-            "temperature/at_max": sum(heat >= args.t_max for heat in heats) / len(heats),
-            **{f"temperature/decile_{d}": heats[int(d / 10 * (len(heats) - 1))] for d in (1, 5, 9)},
+            **temperature_metrics(tracker, visits),
             "completions/mean_length": num_tokens / max(1, len(rollouts)),
             "completions/clipped_ratio": sum(not r.finished for r in rollouts) / max(1, len(rollouts)),
             "loss": sums["loss"] / args.updates_per_batch,  # near 0 on policy whatever happens: look at reward and grad_norm

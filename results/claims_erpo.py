@@ -9,10 +9,10 @@ all-right groups are taken among groups that are not all wrong. An active group 
 
 import json
 import re
-import statistics
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import fmean as mean
 
 import numpy
 import torch
@@ -41,6 +41,7 @@ SHOWN = ("erpo", "dapo", "ra")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
           r"temperature/decile_5": "median temperature of the questions"}
 HELD_OUT, GROUP, HEATS = 32, 8, (1.0, 1.2, 1.5)
+EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
 def measured(model):
@@ -52,9 +53,9 @@ def measured(model):
     asked = [p["prompt_ids"] for p in trained], [p["answer"] for p in trained]
     at = {heat: model.groups(*asked, GROUP, ("heat", heat), heat) for heat in HEATS}
     return {"right": [int(sum(r.reward for r in group)) for group in groups],
-            "entropy": statistics.fmean(-logp for group in groups for r in group for logp in r.logps),
+            "entropy": mean(-logp for group in groups for r in group for logp in r.logps),
             "all_right": {str(heat): [float(all(r.reward for r in group)) for group in some] for heat, some in at.items()},
-            "train": [statistics.fmean(r.reward for r in group) for group in at[1.0]]}  # fmt: skip
+            "train": [mean(r.reward for r in group) for group in at[1.0]]}  # fmt: skip
 
 
 def main(folder, first):
@@ -75,95 +76,135 @@ def score_at(rows, tokens):
     return float(numpy.interp(tokens, *zip(*curve)))
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    found, start = analyses(runs), analyses(runs, "start.json")["erpo"]
-    metrics = {arm: [rows_of(folder)[1:] for folder in some] for arm, some in runs.items()}
-    mean = statistics.fmean
-    residual = lambda row: row["frac_all_right"] / max(1e-9, 1 - row["frac_reward_zero_std"] + row["frac_all_right"])  # noqa: E731
-    active = lambda row: 1 - row["frac_reward_zero_std"]  # noqa: E731
-    over = lambda value, arm, part: [mean(map(value, rows[part])) for rows in metrics[arm]]  # noqa: E731
-    early, late = slice(0, 5), slice(-10, None)
+class Measured:
+    """What the statements are about, of all runs. runs: {arm: [folder of each seed]}."""
 
-    of = lambda arm: f" (seeds: {len(found[arm])})" if len(found[arm]) < len(found["erpo"]) else ""  # noqa: E731
+    def __init__(self, runs):
+        self.found = analyses(runs)
+        self.rows = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
+        self.steps = {arm: [rows[1:] for rows in some] for arm, some in self.rows.items()}
+        self.active = {arm: self.over(active, arm, LATE) for arm in runs}
+        self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in runs}
+        begin = passes(analyses(runs, "start.json")["erpo"], 1)
+        self.gain = {arm: interval(differences(self.end[arm][1], begin)) for arm in runs}
 
-    grown = [mean(over(residual, "dapo", part)) for part in (early, late)]
-    active_dapo = [mean(over(active, "dapo", part)) for part in (early, late)]
-    yield ("S1 residual questions grow", "dapo: all-right share rises beyond .7 of the groups that are not all wrong; active share falls",
-           f"{grown[0]:.2f} to {grown[1]:.2f}; active {active_dapo[0]:.2f} to {active_dapo[1]:.2f}",
-           verdict(grown[1] > 0.7 and active_dapo[1] < active_dapo[0]))
-    shares = [mean(mean(one["all_right"][str(heat)]) for one in found["dapo"]) for heat in HEATS]
-    yield ("S2 fragility", "after dapo, all-right share of the training questions falls from T 1.0 to 1.2 to 1.5, by .1 or more",
-           " ".join(f"{value:.3f}" for value in shares), verdict(shares[0] > shares[1] > shares[2] and shares[0] - shares[2] >= 0.1))
+    def over(self, value, arm, part):
+        """Mean of value(row) over some steps of each run of an arm."""
+        return [mean(map(value, rows[part])) for rows in self.steps[arm]]
 
-    def revival(arm="erpo"):
+    def ahead(self, arm, other, k=1):
+        """Points of pass@k between two arms, on the seeds that both have."""
+        return interval(differences(self.end[arm][k], self.end[other][k]))
+
+    def fewer(self, arm):
+        """How many seeds an arm has, if it does not have all."""
+        return f" (seeds: {len(self.found[arm])})" if len(self.found[arm]) < len(self.found["erpo"]) else ""
+
+    def revival(self, arm="erpo"):
         """Share of visits after an all-right one that are mixed, by temperature."""
         visits, mixed = Counter(), Counter()
-        for rows in metrics[arm]:
-            for row in rows:
-                for name, value in row.items():
-                    if name.startswith("temperature/visits@"):
-                        visits[float(name.split("@")[1])] += value
-                        mixed[float(name.split("@")[1])] += row[name.replace("visits", "revived")]
+        for row in (row for rows in self.steps[arm] for row in rows):
+            for name, value in row.items():
+                if name.startswith("temperature/visits@"):
+                    visits[float(name.split("@")[1])] += value
+                    mixed[float(name.split("@")[1])] += row[name.replace("visits", "revived")]
         return {heat: mixed[heat] / visits[heat] for heat in sorted(visits) if visits[heat] >= 30}
 
-    acts = {arm: over_seeds(over(active, arm, late)) for arm in runs}
-    rates = revival()
+    def revives(self, arm):
+        """S3's first half."""
+        return mean(self.active[arm]) >= 2 * mean(self.active["dapo"]) and mean(self.active[arm]) > mean(self.active["ra"])
+
+
+def active(row):
+    return 1 - row["frac_reward_zero_std"]
+
+
+def residual(row):
+    return row["frac_all_right"] / max(1e-9, active(row) + row["frac_all_right"])
+
+
+def passes(some, k):
+    return [[pass_at_k(HELD_OUT, right, k) for right in one["right"]] for one in some]
+
+
+def statements(runs):
+    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
+    measured = Measured(runs)
+    for part in (signal, outcome, temperatures, choices):
+        yield from part(measured)
+
+
+def signal(m):
+    """S1 to S4."""
+    grown, fallen = ([mean(m.over(value, "dapo", part)) for part in (EARLY, LATE)] for value in (residual, active))
+    yield ("S1 residual questions grow", "dapo: all-right share rises beyond .7 of the groups that are not all wrong; active share falls",
+           f"{grown[0]:.2f} to {grown[1]:.2f}; active {fallen[0]:.2f} to {fallen[1]:.2f}",
+           verdict(grown[1] > 0.7 and fallen[1] < fallen[0]))
+    shares = [mean(mean(one["all_right"][str(heat)]) for one in m.found["dapo"]) for heat in HEATS]
+    yield ("S2 fragility", "after dapo, all-right share of the training questions falls from T 1.0 to 1.2 to 1.5, by .1 or more",
+           " ".join(f"{value:.3f}" for value in shares), verdict(shares[0] > shares[1] > shares[2] and shares[0] - shares[2] >= 0.1))
+    rates = m.revival()
     rises = len(rates) > 1 and list(rates.values())[-1] > list(rates.values())[0]
     yield ("S3 revival",
            "active share of the last ten steps: erpo at least twice dapo, above ra; solved questions mixed again more often when hotter",
-           ", ".join(f"{arm} {share(acts[arm])}" for arm in ("dapo", "ra", "erpo")) + "; mixed again by T: "
-           + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items()),
-           verdict(acts["erpo"][0] >= 2 * acts["dapo"][0] and acts["erpo"][0] > acts["ra"][0] and rises))
+           ", ".join(f"{arm} {share(over_seeds(m.active[arm]))}" for arm in ("dapo", "ra", "erpo")) + "; mixed again by T: "
+           + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items()), verdict(m.revives("erpo") and rises))
     yield "S4 signal of RA", "with all questions saturated no gradient in dapo, one in ra and erpo", "a unit test (tests/test_erpo.py)", "held"
-    passes = lambda some, k: [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]  # noqa: E731
-    end = {arm: {k: passes(found[arm], k) for k in (1, 8)} for arm in runs}
-    begin = passes(start, 1)
-    gain = {arm: interval(differences(end[arm][1], begin)) for arm in runs}
-    ahead = {arm: {k: interval(differences(end["erpo"][k], end[arm][k])) for k in (1, 8)} for arm in runs}
-    overfit = {arm: mean(mean(one["train"]) - mean(e) for one, e in zip(found[arm], end[arm][1])) for arm in ("ra", "erpo")}
+
+
+def outcome(m):
+    """S5, after as many updates and after as many tokens."""
+    overfit = {arm: mean(mean(one["train"]) - mean(e) for one, e in zip(m.found[arm], m.end[arm][1])) for arm in ("ra", "erpo")}
+    lead, gain = m.ahead("erpo", "dapo"), m.gain
     yield ("S5 outcome, held-out points",
            "erpo above dapo at equal updates, interval above 0; ra between them, or its training score further off than erpo's",
-           "gains " + ", ".join(f"{arm}{of(arm)} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo")) 
-           + f"; erpo minus dapo {points(ahead['dapo'][1])}, pass@8 {points(ahead['dapo'][8])}; "
+           "gains " + ", ".join(f"{arm}{m.fewer(arm)} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
+           + f"; erpo minus dapo {points(lead)}, pass@8 {points(m.ahead('erpo', 'dapo', 8))}; "
            f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
-           verdict(ahead["dapo"][1][1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
-    logs = {arm: [rows_of(folder) for folder in runs[arm]] for arm in ("dapo", "ra", "erpo")}
-    least = [min(logs[arm][i][-1]["num_tokens"] for arm in logs) for i in range(len(logs["erpo"]))]
-    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(some, least)] for arm, some in logs.items()}
+           verdict(lead[1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
+    arms = ("dapo", "ra", "erpo")
+    least = [min(run[-1]["num_tokens"] for run in of_seed) for of_seed in zip(*(m.rows[arm] for arm in arms))]
+    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in arms}
     lead = over_seeds([a - b for a, b in zip(level["erpo"], level["dapo"])])
     yield (f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million", "erpo above dapo, interval above 0",
            ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
            verdict(lead[1] > 0))
-    fan = [[mean(rows[-1][f"temperature/{name}"] for rows in metrics["erpo"]) for name in ("decile_1", "decile_5", "decile_9", "at_max")]]
-    falls = any(b["temperature/mean"] < a["temperature/mean"] - 1e-9 for rows in metrics["erpo"] for a, b in zip(rows, rows[1:])
+
+
+def temperatures(m):
+    """S6 to S8."""
+    fan = [mean(rows[-1][f"temperature/{name}"] for rows in m.steps["erpo"]) for name in ("decile_1", "decile_5", "decile_9", "at_max")]
+    falls = any(b["temperature/mean"] < a["temperature/mean"] - 1e-9 for rows in m.steps["erpo"] for a, b in zip(rows, rows[1:])
                 if a["temperature/at_max"] > 0)  # fmt: skip
     yield ("S6 cap", "temperatures never fall, some reach the cap; with the cap at the start erpo is ra (a unit test, bit for bit)",
-           "deciles 1, 5, 9 at the end {:.2f} {:.2f} {:.2f}, at the cap {:.2f} of the questions".format(*fan[0]),
-           verdict(fan[0][3] > 0 and not falls))
-    few = min(len(found[arm]) for arm in ("t_max-1.2", "t_max-2"))  # the doses are compared on the same seeds
+           "deciles 1, 5, 9 at the end {:.2f} {:.2f} {:.2f}, at the cap {:.2f} of the questions".format(*fan), verdict(fan[3] > 0 and not falls))
     dose = {"1 (ra)": "ra", "1.2": "t_max-1.2", "1.5": "erpo", "2": "t_max-2"}
-    curve = {k: [100 * mean(map(mean, end[arm][k][:few])) for arm in dose.values()] for k in (1, 8)}
+    few = min(len(m.found[arm]) for arm in dose.values())  # the doses are compared on the same seeds
+    curve = {k: [100 * mean(map(mean, m.end[arm][k][:few])) for arm in dose.values()] for k in (1, 8)}
     falls_again = any(values[0] < max(values) > values[-1] for values in curve.values())
     yield (f"S7 dose ({few} seed{'s' * (few > 1)})", "held-out success rises with T_max, and beyond some T_max falls again",
            "; ".join(f"pass@{k} at T_max {', '.join(dose)}: " + " ".join(f"{v:.1f}" for v in values) for k, values in curve.items()),
            verdict(falls_again))
+    chance, constant = m.ahead("erpo", "permuted"), m.ahead("erpo", "ra-hot")
     yield ("S8 attribution", "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5; points",
-           f"erpo minus permuted {points(ahead['permuted'][1])}; minus ra at 1.5 {points(ahead['ra-hot'][1])}; "
-           f"minus dapo at 1.5{of('dapo-hot')} {points(ahead['dapo-hot'][1])}",
-           verdict(ahead["permuted"][1][1] > 0 and ahead["ra-hot"][1][2] > 0))
-    modes = ("erpo", "score_T", "is_corrected")
-    against = {arm: interval(differences(end[arm][1], end["dapo"][1])) for arm in modes}
-    names = {"erpo": "score_T1"}
+           f"erpo minus permuted {points(chance)}; minus ra at 1.5 {points(constant)}; "
+           f"minus dapo at 1.5{m.fewer('dapo-hot')} {points(m.ahead('erpo', 'dapo-hot'))}", verdict(chance[1] > 0 and constant[2] > 0))
+
+
+def choices(m):
+    """S9, and what a run costs."""
+    modes = {"erpo": "score_T1", "score_T": "score_T", "is_corrected": "is_corrected"}
     yield ("S9 scoring", "S3's first half in all three modes; in which S5 holds is reported",
-           "; ".join(f"{names.get(arm, arm)}{of(arm)}: active {acts[arm][0]:.2f}, minus dapo {points(against[arm])}" for arm in modes),
-           verdict(all(acts[arm][0] >= 2 * acts["dapo"][0] and acts[arm][0] > acts["ra"][0] for arm in modes)))
-    draws = {arm: mean(over(lambda row: row["temperature/draws"], arm, late)) for arm in ("dapo", "ra", "erpo")}
-    cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in draws}
-    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in draws}
-    yield ("cost and entropy", "", "; ".join(f"{arm}: {draws[arm]:.1f} draws a step at the end, {cost[arm]:.1f} million tokens, "
-                                             f"{heat[arm]:.3f} nats a token on held-out problems" for arm in draws)
-           + f"; of erpo's groups that are not all wrong {mean(over(residual, 'erpo', late)):.2f} are all right at the end", "reported")
+           "; ".join(f"{name}{m.fewer(arm)}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
+                     for arm, name in modes.items()), verdict(all(map(m.revives, modes))))
+    costs = []
+    for arm in ("dapo", "ra", "erpo"):
+        draws = mean(m.over(lambda row: row["temperature/draws"], arm, LATE))
+        cost = mean(rows[-1]["num_tokens"] for rows in m.steps[arm]) / 1e6
+        costs.append(f"{arm}: {draws:.1f} draws a step at the end, {cost:.1f} million tokens, "
+                     f"{mean(one['entropy'] for one in m.found[arm]):.3f} nats a token on held-out problems")
+    yield ("cost and entropy", "", "; ".join(costs) + f"; of erpo's groups that are not all wrong {mean(m.over(residual, 'erpo', LATE)):.2f} "
+           "are all right at the end", "reported")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import functools
 import gc
 import importlib.util
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -141,16 +142,24 @@ def main():
             found.append(function)
         except ImportError as problem:
             print(f"{function.__name__}: left out, {problem}", file=sys.stderr)
-    for turn in range(args.rounds):
-        for function in found[turn % len(found) :] + found[: turn % len(found)]:  # each starts a round once
-            results[function.__name__].append(measure(function, hidden, weight, targets, upstream)[:2])
-    first = [row[0] for row in results[found[0].__name__][1:]]
-    print(f"N {args.tokens}, d {args.width}, V {args.vocabulary}, {args.dtype}, {args.rounds} rounds, {torch.get_num_threads()} threads, "
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for turn in range(args.rounds):
+            for function in found[turn % len(found) :] + found[: turn % len(found)]:  # each starts a round once
+                results[function.__name__].append(measure(function, hidden, weight, targets, upstream)[:2])
+            print(f"round {turn + 1}: " + ", ".join(f"{name} {rows[-1][0]:.2f}" for name, rows in results.items()), file=sys.stderr, flush=True)
+    except KeyboardInterrupt:  # a long benchmark that is stopped tells what it has
+        print("stopped; the table holds the rounds that were finished", file=sys.stderr)
+    finished = min(len(rows) for rows in results.values()) - 1
+    if not finished:
+        raise SystemExit("error: stopped before the first round was finished: fewer --tokens, or --only some of the functions, take less time")
+    first = [row[0] for row in results[found[0].__name__][1 : finished + 1]]
+    print(f"N {args.tokens}, d {args.width}, V {args.vocabulary}, {args.dtype}, {finished} rounds, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}, {platform.machine()}\n")
     print(f"| function | seconds, median (least to most) | of {found[0].__name__}'s, round by round | peak, GB | mean error | largest |")
     print("|---|---|---|---|---|---|")
     for name, ((_, _, logps), *rows) in results.items():
-        seconds, peaks = zip(*rows)
+        seconds, peaks = zip(*rows[:finished])
         ratios = sorted(a / b for a, b in zip(seconds, first))
         error = (logps.double() - exact).abs()
         print(f"| {name} | {statistics.median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f}) | {statistics.median(ratios):.2f} "
