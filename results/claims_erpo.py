@@ -33,6 +33,7 @@ ARMS = {
     "permuted": LONG[1:],
     "score_T": [*LONG, "--score", "score_T"],
     "is_corrected": [*LONG, "--score", "is_corrected"],
+    "ra-2": [*LONG, "--ra", "ra-2"],
     "t_max-1.2": [*LONG, "--t-max", "1.2"],
     "t_max-2": [*LONG, "--t-max", "2.0"],
 }
@@ -197,8 +198,11 @@ def choices(m):
     yield ("S9 scoring", "S3's first half in all three modes; in which S5 holds is reported",
            "; ".join(f"{name}{m.fewer(arm)}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
                      for arm, name in modes.items()), verdict(all(map(m.revives, modes))))
+    yield ("the size of RA, not known of the paper", "", "; ".join(
+        f"{name}{m.fewer(arm)}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
+        for arm, name in {"erpo": "erpo with .33 (ra-1)", "ra-2": "with .12 (ra-2)", "temp": "with none (temp)"}.items()), "reported")
     costs = []
-    for arm in ("dapo", "ra", "erpo"):
+    for arm in ("dapo", "ra", "temp", "erpo"):
         draws = mean(m.over(lambda row: row["temperature/draws"], arm, LATE))
         cost = mean(rows[-1]["num_tokens"] for rows in m.steps[arm]) / 1e6
         costs.append(f"{arm}: {draws:.1f} draws a step at the end, {cost:.1f} million tokens, "
