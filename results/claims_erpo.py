@@ -165,10 +165,10 @@ def outcome(m):
            verdict(lead[1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
     arms = ("dapo", "ra", "erpo")
     least = [min(run[-1]["num_tokens"] for run in of_seed) for of_seed in zip(*(m.rows[arm] for arm in arms))]
-    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in arms}
+    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in (*arms, "temp")}
     lead = over_seeds([a - b for a, b in zip(level["erpo"], level["dapo"])])
     yield (f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million", "erpo above dapo, interval above 0",
-           ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
+           ", ".join(f"{arm} {100 * mean(values):.1f}{m.fewer(arm)}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
            verdict(lead[1] > 0))
 
 
