@@ -170,12 +170,12 @@ def outcome(m):
     yield (f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million", "erpo above dapo, interval above 0",
            ", ".join(f"{arm} {100 * mean(values):.1f}{m.fewer(arm)}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
            verdict(lead[1] > 0))
-    pairs = list(zip(m.rows["temp"], m.rows["dapo"]))
-    own = [run[-1]["num_tokens"] for run, _ in pairs]
-    ends = [(score_at(run, tokens), score_at(base, tokens)) for (run, base), tokens in zip(pairs, own)]
-    yield (f"heat without RA (temp){m.fewer('temp')}", "", f"minus dapo at equal updates {points(m.ahead('temp', 'dapo'))}, pass@8 "
-           f"{points(m.ahead('temp', 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens that temp takes "
-           f"{points(over_seeds([a - b for a, b in ends]))}", "reported")
+    for arm, name in {"temp": "solved questions (temp)", "dapo-hot": "all questions, 1.5 throughout (dapo at 1.5)"}.items():
+        pairs = list(zip(m.rows[arm], m.rows["dapo"]))
+        own = [run[-1]["num_tokens"] for run, _ in pairs]
+        level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, own)]
+        yield (f"heat without RA, {name}{m.fewer(arm)}", "", f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
+               f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens that it takes {points(over_seeds(level))}", "reported")
 
 
 def temperatures(m):
