@@ -38,9 +38,10 @@ ARMS = {
     "t_max-2": [*LONG, "--t-max", "2.0"],
 }
 COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
-SHOWN = ("erpo", "dapo", "ra")  # in the figure
+SHOWN = ("erpo", "dapo", "ra", "dapo-hot")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
           r"temperature/decile_5": "median temperature of the questions"}
+ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")
 HELD_OUT, GROUP, HEATS = 32, 8, (1.0, 1.2, 1.5)
 EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
@@ -175,7 +176,7 @@ def outcome(m):
         own = [run[-1]["num_tokens"] for run, _ in pairs]
         level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, own)]
         yield (f"heat without RA, {name}{m.fewer(arm)}", "", f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
-               f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens that it takes {points(over_seeds(level))}", "reported")
+               f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens it takes {points(over_seeds(level))}", "reported")
 
 
 def temperatures(m):
