@@ -25,9 +25,8 @@ What changes against grpo.py:
     (3) RA        all-right groups get a small positive advantage
     (4) score     at which temperature a heated response is scored, --score
 
-The paper's other model, Qwen2.5-3B, takes the same settings.
-Left out: DAPO's penalty for overlong responses, which would give all-right groups a variance of another kind. Rewards are 1 and 0 as in
-grpo.py; DAPO's 1 and -1 have the same advantages.
+The paper's other model, Qwen2.5-3B, takes the same settings. Left out: DAPO's penalty for overlong responses, which would give all-right
+groups a variance of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same advantages.
 Expect on the embedded model: ERPO's groups stay mixed where DAPO's fall silent, at a fraction of the tokens, and the held-out score is no
 better for it. A constant 1.5 for all questions, --arm dapo --temperature 1.5, does better for its tokens (results/erpo.md).
 """
@@ -180,16 +179,15 @@ def scoring(temperatures, mode):
 def scoring_weights(old_per_token_logps, sampling_per_token_logps, temperatures, mode, importance_cap, is_cap):
     """(4) Weight of every token's loss (B, L-1), or None. Constants: no gradient flows through them.
 
-    p(trainer) / p(sampler), capped, where both are taken at the same temperature (importance_cap, 0: no weights), and under is_corrected
-    everywhere: there it also carries a response from the temperature of the sampling to temperature 1 (is_cap).
+    p(trainer) / p(sampler), up to importance_cap, where both are taken at the same temperature (0: no weights). Elsewhere 1, but under
+    is_corrected the same ratio up to is_cap: there it carries a response from the temperature of its sampling to temperature 1.
     """
-    cap = is_cap if mode == "is_corrected" else importance_cap
-    if not cap:
+    if not importance_cap and mode != "is_corrected":
         return None
-    same = (scoring(temperatures, mode) == temperatures)[:, None]
-    weights = (old_per_token_logps - sampling_per_token_logps).exp().clamp(max=cap)
-    return torch.where(same, weights.clamp(max=importance_cap) if importance_cap else torch.ones_like(weights),
-                       weights if mode == "is_corrected" else torch.ones_like(weights))
+    ratio = (old_per_token_logps - sampling_per_token_logps).exp()
+    alike = ratio.clamp(max=importance_cap) if importance_cap else torch.ones_like(ratio)
+    heated = ratio.clamp(max=is_cap) if mode == "is_corrected" else torch.ones_like(ratio)
+    return torch.where((scoring(temperatures, mode) == temperatures)[:, None], alike, heated)
 
 
 def temperature_metrics(tracker, visits):
