@@ -26,7 +26,7 @@ What changes against grpo.py:
 Open in the paper, and ours: wrong answers are listed once each, answers that cannot be found are left out, and if then nothing is left to list
 and nothing was cut off, there is no hint; both kinds of members are divided by one count of tokens; G' = G gives no gradient, as any group
 that is all right. gamma, the clip, the learning rate and the wording of the hints were not found either.
-Expect on the embedded model: three times the rescues of plain tries; in two of five seeds none-pass counts that go on falling while GRPO's are flat.
+Expect on the embedded model: three times the rescues of plain tries; in two of ten seeds none-pass counts that go on falling while GRPO's are flat.
 The paper's other model, Qwen3-4B-Base, takes the same settings.
 Left out: the comparison with methods that use solutions from outside.
 """

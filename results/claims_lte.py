@@ -28,7 +28,7 @@ ARMS = {
     "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "40"],
 }
 FEW = {"placebo": 3, "entropy": 6, "matched": 2}  # seeds
-SHOWN = ("lte", "grpo", "extra")  # in the figure
+SHOWN = ("lte", "grpo", "extra", "entropy")  # in the figure
 PANELS = {r"hint/none_pass": "questions with no right answer", r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@4": "held-out pass@4"}
 ZOOMED = ("held-out pass@1", "held-out pass@4")
 HELD_OUT, TRIES, POOL = 32, 64, 400  # samples of held-out problems; of a question under a hint; training questions that are asked
@@ -119,7 +119,8 @@ def statements(runs):
     nearer = lambda value, low, high: abs(value - low) < abs(value - high)  # noqa: E731
     none = {arm: mean(count(arm, "none", 10)) for arm in runs}
     yield ("5 more samples alone are not it", "GRPO-Extra nearer GRPO than LTE, in none-pass and held-out pass@8",
-           ", ".join(f"{arm} {none[arm]:.1f} and {level(end[arm][8]):.1f}" for arm in ("grpo", "extra", "matched", "placebo", "lte")),
+           ", ".join(f"{arm} {none[arm]:.1f} and {level(end[arm][8]):.1f}" for arm in ("grpo", "extra", "matched", "placebo", "lte"))
+           + f"; LTE minus extra, pass@8 {points(interval(differences(end['lte'][8], end['extra'][8])))}",
            verdict(nearer(none["extra"], none["grpo"], none["lte"]) and nearer(level(end["extra"][8]), level(end["grpo"][8]), level(end["lte"][8]))))
     some, full = gap("some", "lte", "grpo"), gap("all", "lte", "grpo")
     yield ("6 more learnable, not more saturated questions", "some-pass above GRPO's, all-pass no higher, last ten steps",
