@@ -25,9 +25,10 @@ ARMS = {
     "extra": ["--compare", "--arm", "extra"],
     "placebo": ["--compare", "--arm", "placebo", "--eval-every", "40"],
     "entropy": ["--compare", "--entropy-coef", "0.003", "--eval-every", "40"],
+    "grpo-entropy": ["--compare", "--arm", "grpo", "--entropy-coef", "0.003", "--eval-every", "40"],
     "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "40"],
 }
-FEW = {"placebo": 3, "entropy": 6, "matched": 2}  # seeds
+FEW = {"placebo": 3, "entropy": 6, "grpo-entropy": 4, "matched": 2}  # seeds
 SHOWN = ("lte", "grpo", "extra", "entropy")  # in the figure
 PANELS = {r"hint/none_pass": "questions with no right answer", r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@4": "held-out pass@4"}
 ZOOMED = ("held-out pass@1", "held-out pass@4")
