@@ -137,7 +137,8 @@ def statements(runs):
     bonus = interval(differences(end["entropy"][1], end["lte"][1]))
     yield ("8 entropy", "LTE's above GRPO's at the end, at no lower pass@1; a bonus adds to the lead",
            ", ".join(f"{arm} {heat[arm]:.3f}" for arm in ("lte", "grpo", "entropy"))
-           + f" nats a token on held-out problems; LTE minus GRPO {show(more)}; bonus {points(bonus)} points of pass@1",
+           + f" nats a token on held-out problems; LTE minus GRPO {show(more)}; bonus {points(bonus)} points of pass@1; "
+           f"with the bonus LTE minus GRPO {points(interval(differences(end['entropy'][1], end['grpo-entropy'][1])))}",
            verdict(more[1] > 0 and lead[1][2] > 0 and bonus[0] > 0))
     length = {arm: mean(one["length"] for one in found[arm]) for arm in runs}
     yield ("9 length", "LTE's held-out responses longer than GRPO's", f"LTE {length['lte']:.1f}, GRPO {length['grpo']:.1f} tokens",
