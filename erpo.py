@@ -26,7 +26,7 @@ What changes against grpo.py:
     (4) score     at which temperature a heated response is scored, --score
 
 The paper's other model, Qwen2.5-3B, takes the same settings. Left out: DAPO's penalty for overlong responses, which would give all-right
-groups a variance of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same advantages.
+groups a variance of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same advantages, but for the 1e-4 under them.
 Expect on the embedded model: ERPO's groups stay mixed where DAPO's fall silent, at a fraction of the tokens, and the held-out score is no
 better for it. A constant 1.5 for all questions, --arm dapo --temperature 1.5, does better for its tokens (results/erpo.md).
 """

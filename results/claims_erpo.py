@@ -98,10 +98,6 @@ class Measured:
         """Points of pass@k between two arms, on the seeds that both have."""
         return interval(differences(self.end[arm][k], self.end[other][k]))
 
-    def fewer(self, arm):
-        """How many seeds an arm has, if it does not have all."""
-        return f" (seeds: {len(self.found[arm])})" if len(self.found[arm]) < len(self.found["erpo"]) else ""
-
     def revival(self, arm="erpo"):
         """Share of visits after an all-right one that are mixed, by temperature."""
         visits, mixed = Counter(), Counter()
@@ -160,7 +156,7 @@ def outcome(m):
     lead, gain = m.ahead("erpo", "dapo"), m.gain
     yield ("S5 outcome, held-out points",
            "erpo above dapo at equal updates, interval above 0; ra between them, or its training score further off than erpo's",
-           "gains " + ", ".join(f"{arm}{m.fewer(arm)} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
+           "gains " + ", ".join(f"{arm} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
            + f"; erpo minus dapo {points(lead)}, pass@8 {points(m.ahead('erpo', 'dapo', 8))}; "
            f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
            verdict(lead[1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
@@ -169,13 +165,13 @@ def outcome(m):
     level = {arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in (*arms, "temp")}
     lead = over_seeds([a - b for a, b in zip(level["erpo"], level["dapo"])])
     yield (f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million", "erpo above dapo, interval above 0",
-           ", ".join(f"{arm} {100 * mean(values):.1f}{m.fewer(arm)}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
+           ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
            verdict(lead[1] > 0))
     for arm, name in {"temp": "solved questions (temp)", "dapo-hot": "all questions, 1.5 throughout (dapo at 1.5)"}.items():
         pairs = list(zip(m.rows[arm], m.rows["dapo"]))
         own = [run[-1]["num_tokens"] for run, _ in pairs]
         level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, own)]
-        yield (f"heat without RA, {name}{m.fewer(arm)}", "", f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
+        yield (f"heat without RA, {name}", "", f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
                f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens it takes {points(over_seeds(level))}", "reported")
 
 
@@ -187,26 +183,25 @@ def temperatures(m):
     yield ("S6 cap", "temperatures never fall, some reach the cap; with the cap at the start erpo is ra (a unit test, bit for bit)",
            "deciles 1, 5, 9 at the end {:.2f} {:.2f} {:.2f}, at the cap {:.2f} of the questions".format(*fan), verdict(fan[3] > 0 and not falls))
     dose = {"1 (ra)": "ra", "1.2": "t_max-1.2", "1.5": "erpo", "2": "t_max-2"}
-    few = min(len(m.found[arm]) for arm in dose.values())  # the doses are compared on the same seeds
-    curve = {k: [100 * mean(map(mean, m.end[arm][k][:few])) for arm in dose.values()] for k in (1, 8)}
+    curve = {k: [100 * mean(map(mean, m.end[arm][k])) for arm in dose.values()] for k in (1, 8)}
     falls_again = any(values[0] < max(values) > values[-1] for values in curve.values())
-    yield (f"S7 dose ({few} seed{'s' * (few > 1)})", "held-out success rises with T_max, and beyond some T_max falls again",
+    yield ("S7 dose", "held-out success rises with T_max, and beyond some T_max falls again",
            "; ".join(f"pass@{k} at T_max {', '.join(dose)}: " + " ".join(f"{v:.1f}" for v in values) for k, values in curve.items()),
            verdict(falls_again))
     chance, constant = m.ahead("erpo", "permuted"), m.ahead("erpo", "ra-hot")
     yield ("S8 attribution", "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5; points",
            f"erpo minus permuted {points(chance)}; minus ra at 1.5 {points(constant)}; "
-           f"minus dapo at 1.5{m.fewer('dapo-hot')} {points(m.ahead('erpo', 'dapo-hot'))}", verdict(chance[1] > 0 and constant[2] > 0))
+           f"minus dapo at 1.5 {points(m.ahead('erpo', 'dapo-hot'))}", verdict(chance[1] > 0 and constant[2] > 0))
 
 
 def choices(m):
     """S9, and what a run costs."""
     modes = {"erpo": "score_T1", "score_T": "score_T", "is_corrected": "is_corrected"}
     yield ("S9 scoring", "S3's first half in all three modes; in which S5 holds is reported",
-           "; ".join(f"{name}{m.fewer(arm)}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
+           "; ".join(f"{name}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
                      for arm, name in modes.items()), verdict(all(map(m.revives, modes))))
     yield ("the size of RA, not known of the paper", "", "; ".join(
-        f"{name}{m.fewer(arm)}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
+        f"{name}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
         for arm, name in {"erpo": "erpo with .33 (ra-1)", "ra-2": "with .12 (ra-2)", "temp": "with none (temp)"}.items()), "reported")
     costs = []
     for arm in ("dapo", "ra", "temp", "erpo"):

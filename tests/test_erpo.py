@@ -8,8 +8,8 @@ from conftest import ROOT
 
 import erpo
 from common import collate, completion_logps, grpo_loss
-from erpo import Tracker, ra_advantage, scoring, scoring_weights
-from sampler import TransformersSampler
+from erpo import Tracker, ra_advantage, scoring, scoring_weights, temperature_metrics
+from sampler import Rollout, TransformersSampler
 
 SMALL = ["--steps", "4", "--prompts-per-step", "4", "--group-size", "4", "--eval-every", "4", "--eval-samples", "1", "--save-every", "2",
          "--questions", "24", "--probe-questions", "4", "--max-draws", "3", "--compare"]  # fmt: skip
@@ -62,6 +62,23 @@ def test_no_temperature_falls_below_the_start():
     tracker = Tracker(1.0, 0.2, 1.5, "updown")
     tracker.update("q", False)
     assert tracker.of("q")["temperature"] == 1.0
+
+
+def test_what_is_logged_of_the_temperatures():
+    """Four questions; two were all right at their last visit, one of these comes out mixed now."""
+    tracker, visits = Tracker(1.0, 0.25, 1.5), []
+    for question, before, mean in (("a", [True], 0.5), ("b", [True, True], 1.0), ("c", [True, False], 0.5), ("d", [], 1.0)):
+        for all_right in before:
+            tracker.update(question, all_right)
+        rollout = Rollout([1], [2], [-0.1], True, temperature=tracker.temperature(question))
+        visits.append(({"id": question}, tracker.of(question), mean, [rollout]))
+        tracker.update(question, mean == 1)
+    metrics = temperature_metrics(tracker, visits)
+    assert metrics["temperature/revived"] == 0.5
+    assert {name: value for name, value in metrics.items() if "@" in name} == {
+        "temperature/visits@1.2": 1, "temperature/visits@1.5": 1, "temperature/revived@1.2": 1, "temperature/revived@1.5": 0}  # fmt: skip
+    assert metrics["temperature/mean"] == 1.3125 and metrics["temperature/at_max"] == 0.25  # 1.25, 1.5, 1.25, 1.25
+    assert [metrics[f"temperature/decile_{d}"] for d in (1, 5, 9)] == [1.25, 1.25, 1.25]
 
 
 # ---- RA ----
