@@ -1,246 +1,46 @@
-"""Plumbing shared by the six scripts: everything that is not a decision of reinforcement learning.
+"""What the six scripts share and a reader should know: model, sampler, reward, log-probabilities, loss,
+evaluation.
 
-Read it once; no method needs it reopened. In order: settings and the run folder, model and optimizer, log-probabilities, advantages and
-loss, evaluation, what the user sees. Problems are loaded in problems.py, responses drawn in sampler.py and checked in verifier.py.
+Read it once; no method needs it reopened. What nobody has to read (flags, files, checkpoints, torchrun) is in
+plumbing/.
 
-Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a padded row  N scored tokens  D hidden size  V vocabulary
+Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a padded row
+                           N scored tokens  D hidden size  V vocabulary
 """
 
-import argparse
 import atexit
+import contextlib
+import copy
 import dataclasses
-import hashlib
-import json
+import importlib.util
 import math
 import os
-import platform
-import random
-import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
+import socket
+import tempfile
 from collections import Counter
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import torch._dynamo.config
+import torch.distributed as dist
+from packaging.version import Version
+from torch.distributed.tensor import DTensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.cache_utils import Cache, DynamicLayer
 from transformers.utils import logging as transformers_logging
 
-import ranks
-from curves import plot_curves, read_metrics
-from verifier import verify
+from plumbing import InputError, derive_seed, distributed
+from plumbing.verifier import verify
 
 ROOT = Path(__file__).resolve().parent
-TINY_MODEL = "tiny/model"  # the embedded model: what a script trains when it is given no --model
-POSITIVE = ("prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every", "eval_samples", "save_every",
-            "micro_batch_tokens", "sample_rows")  # numbers that may not be 0; none may be negative
-TIMED = ("sync", "sample", "verify", "train")  # the phases of a step
-CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume")  # settings that --resume may change
+TINY_MODEL = "tiny/model"  # what a script trains when it is given no --model
+GAP_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # nats, by the sampler's precision: see sampling_gap
+TESTED_VLLM = ("0.32.0", "0.33")  # from, and below which: vLLM changes what is used here between minor versions
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-class InputError(SystemExit):
-    """Something the user can put right. Ends a script with this one line and exit status 1, without a traceback."""
-
-    def __init__(self, message):
-        super().__init__("error: " + " ".join(str(message).split()))
-
-
-# ---- settings and the run folder -----------------------------------------------------------------------------------------
-
-
-def parse_settings(doc, settings, argv=None):
-    """Turn a script's two-column table into command-line flags.
-
-    settings: {name: (value with --model, value without, help)}, with the permitted values in a fourth place if there are few; a name
-    `group_size` becomes the flag --group-size. Which column supplies the defaults depends on whether --model is given. With --resume
-    DIR the settings come from DIR/args.json, and a flag that contradicts them is refused. Raises InputError.
-    """
-    argv = [re.sub(r"^--[^=]+", lambda m: m[0].replace("_", "-"), a) for a in (sys.argv[1:] if argv is None else argv)]
-    keep_lines = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=doc, formatter_class=keep_lines, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--model", help="model to train, a hub id or a local folder (none: the embedded model and the tiny settings)")
-    parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
-    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder from its last checkpoint")
-    for name, (full, tiny, text, *choices) in settings.items():
-        how = {bool: {"action": argparse.BooleanOptionalAction}, list: {"nargs": "*"}}.get(type(full), {"type": type(full)})
-        how |= {"choices": choices[0]} if choices else {}
-        parser.add_argument("--" + name.replace("_", "-"), help=f"{text} [{full} | tiny: {tiny}]".replace("%", "%%"), **how)
-    given = vars(parser.parse_args(argv))
-    for name, value in given.items():
-        if isinstance(value, int | float) and not (value > 0 or value == 0 and name not in POSITIVE):
-            raise InputError(f"--{name.replace('_', '-')} {value}: must be {'above 0' if name in POSITIVE else '0 or more'}")
-    defaults = {"model": TINY_MODEL, "out": None, "resume": None}
-    if "resume" in given:
-        file = Path(given["resume"]) / "args.json"
-        if not file.exists():
-            raise InputError(f"--resume {given['resume']}: no run here ({file} is missing); give the folder of an earlier run")
-        old = json.loads(file.read_text())["settings"]
-        for name, value in given.items():
-            if name not in CHANGEABLE and old.get(name) != value:
-                flag = "--" + name.replace("_", "-")
-                raise InputError(f"--resume {given['resume']}: that run had {flag} {old.get(name)}, not {value}; drop it or start a new run")
-        given = old | given
-    column = 1 if given.get("model", TINY_MODEL) == TINY_MODEL else 0
-    return argparse.Namespace(**defaults | {name: row[column] for name, row in settings.items()} | given)
-
-
-def derive_seed(*parts):
-    """A 63-bit seed from any printable parts.
-
-    Each use of randomness has its own, made from (seed, purpose, step): nothing has to be replayed to resume, and no use disturbs another.
-    """
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
-
-
-class Run:
-    """One run's folder: args.json, metrics.jsonl, checkpoints and curves.png."""
-
-    def __init__(self, args, script, panels=None):
-        """panels: what curves.png is to show besides the metrics that all scripts have; see curves.py."""
-        ranks.start()
-        self.args, self.started = args, time.time()
-        self.out = Path(args.resume or ranks.everyones(str(self.new_folder(script)) if ranks.FIRST else "")[0])
-        atexit.register(self.tidy)
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, self.stop)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            args.out = str(self.out)
-            write_aside(self.out / "args.json", json.dumps({"settings": vars(args), "panels": panels or {}, "environment": environment()}, indent=2))
-        except OSError as problem:
-            raise InputError(f"--out {self.out}: cannot write there ({problem})") from None
-        ranks.everyones(None)  # the folder is there
-        saved = sorted(self.out.glob("checkpoint-??????"))
-        self.checkpoint = saved[-1] if saved else None  # the folder to start from; None: the beginning
-        self.metrics_file = self.out / "metrics.jsonl"
-        reached = int(self.checkpoint.name[-6:]) if saved else -1
-        self.done = max(reached, 0)  # steps whose work is kept
-        self.rows = [row for row in read_metrics(self.metrics_file) if row["step"] <= reached]  # later rows will be made again
-        if self.metrics_file.exists():
-            write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
-        print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
-
-    def new_folder(self, script):
-        name = f"{Path(script).stem}-{'tiny' if self.args.model == TINY_MODEL else Path(self.args.model).name}"
-        taken = (Path("runs") / (name + (f"-{i}" if i > 1 else "")) for i in range(1, 10**6))
-        out = Path(self.args.out) if self.args.out else next(path for path in taken if not path.exists())
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume {out}, or name another")
-        return out
-
-    def stop(self, signal_number, frame):
-        """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and verifier."""
-        raise SystemExit(f"stopped by {signal.Signals(signal_number).name}; continue with --resume {self.out}" if ranks.FIRST else 1)
-
-    def tidy(self):
-        """A start that failed before there was anything to keep leaves no folder behind."""
-        if ranks.FIRST and sorted(path.name for path in self.out.glob("*")) == ["args.json"]:
-            shutil.rmtree(self.out)
-
-    def restore(self, optimizer, **stateful):
-        """Load what save() wrote. stateful: objects with state_dict() and load_state_dict(). Returns the number of steps done."""
-        if self.checkpoint is None:
-            return 0
-        state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
-        optimizer.load_state_dict(state["optimizer"])
-        for name, thing in stateful.items():
-            thing.load_state_dict(state[name])
-        torch.set_rng_state(state["torch_rng"])
-        random.setstate(state["python_rng"])
-        return state["step"]
-
-    def save(self, step, model, tokenizer, optimizer, **stateful):
-        """Write a checkpoint aside and rename it, so that a killed run leaves whole ones only. The last two are kept. Raises InputError."""
-        state = {name: thing.state_dict() for name, thing in stateful.items()}
-        state |= {"step": step, "optimizer": optimizer.state_dict(), "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
-        weights = {name: weight.to(model.compute_dtype) for name, weight in ranks.whole(model.state_dict()).items()} if ranks.WORLD > 1 else None
-        if not ranks.FIRST:
-            return
-        final = self.out / f"checkpoint-{step:06d}"
-        aside = final.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
-        try:
-            model.save_pretrained(aside, state_dict=weights)
-            tokenizer.save_pretrained(aside)
-            torch.save(state, aside / "trainer_state.pt")
-            aside.rename(final)
-        except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
-            shutil.rmtree(aside, ignore_errors=True)
-            raise InputError(f"step {step} could not be saved ({problem}); make room and continue with --resume {self.out}") from None
-        for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
-            shutil.rmtree(old)
-
-    def last(self, name):
-        """The latest value of a metric; 0 if there is none."""
-        return next((row[name] for row in reversed(self.rows) if name in row), 0)
-
-    def say(self, text):
-        tqdm.write(text)
-
-    def log(self, step, metrics):
-        """Append one row to metrics.jsonl and show what matters of it on the progress bar."""
-        self.rows.append({"step": step, **metrics})
-        try:
-            append(self.metrics_file, self.rows[-1:])
-        except OSError as problem:
-            raise InputError(f"step {step} could not be logged ({problem}); make room and continue with --resume {self.out}") from None
-        for name in (m for m in metrics if re.fullmatch(r"eval/[^/]+/avg@\d+", m)):
-            self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
-        if "reward" in metrics:
-            shown = {"reward": "reward", "silent": "frac_reward_zero_std", "length": "completions/mean_length"}
-            words = [f"{word} {metrics[name]:.2f}".removesuffix(".00") for word, name in shown.items()]
-            words += [f"{phase} {metrics['time/' + phase]:.1f}s" for phase in TIMED]
-            words += [f"{verb} {metrics[f'time/{verb}_tokens_per_s'] / 1000:.1f}k tok/s" for verb in ("sampled", "trained")]
-            self.bar.set_postfix_str(" ".join(words))
-
-    def progress(self, first, last):
-        """A progress bar over steps first..last."""
-        self.bar = tqdm(range(first, last + 1), initial=first - 1, total=last, unit="step", dynamic_ncols=True, smoothing=0.1,
-                        disable=not ranks.FIRST)
-        return self.bar
-
-    def finish(self):
-        """Draw the curves and print what the run did to each evaluation set."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        plot_curves([self.out])
-        print(before_and_after(self.rows))
-        print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
-
-
-def write_aside(path, text):
-    """Replace a file in one move, so that a kill leaves the old one or the new one."""
-    if not ranks.FIRST:
-        return
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text)
-    os.replace(aside, path)
-
-
-def append(path, rows):
-    """Add rows to a .jsonl file."""
-    if ranks.FIRST:
-        with open(path, "a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def environment():
-    """Versions, machine and commit, for args.json."""
-    try:
-        commit = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    except OSError:  # no git on this machine
-        commit = None
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()}, {os.cpu_count()} cores"
-    return {"commit": commit or None, "python": platform.python_version(), "device": device, "ranks": ranks.WORLD, "command": sys.argv,
-            **{name: version(name) for name in ("torch", "transformers", "math-verify", "datasets")}}
-
-
-# ---- model and optimizer -------------------------------------------------------------------------------------------------
+# ---- model and optimizer -----------------------------------------------------------------------------------
 
 
 def here_or_in_repository(path):
@@ -248,109 +48,58 @@ def here_or_in_repository(path):
     return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 
 
-def no_model(path, problem):
-    return InputError(f"--model {path}: neither a folder with a model nor a model the hub can give ({str(problem).splitlines()[0]})")
-
-
 def load_model(path, dtype="float32", gradient_checkpointing=False):
-    """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer). dtype: of the weights.
+    """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer).
 
-    gradient_checkpointing: in train() mode, keep only what enters each layer and compute the rest again. Raises InputError.
+    dtype: of the weights. gradient_checkpointing: in train() mode, keep only what enters each layer and
+    compute the rest again. Raises InputError.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
         model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=getattr(torch, dtype))
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
-        raise no_model(path, problem) from None
+        reason = str(problem).splitlines()[0]
+        raise InputError(
+            f"--model {path}: neither a folder with a model nor a model the hub can give ({reason})") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     model.compute_dtype = model.dtype
-    if ranks.WORLD > 1:
-        ranks.shard(model, model.dtype, _score)
+    if distributed.WORLD_SIZE > 1:
+        distributed.shard(model, model.dtype, _score)
     return model, tokenizer
-
-
-def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine, gpus=1):
-    """What one GPU has to hold, in GB of 1e9 bytes -> {part: GB}. Computed, not measured; the activations are an estimate.
-
-    config: the model's; parameters: their number; masters: "gpu" or "cpu"; engine: GB that the sampler's engine takes while it samples.
-    gpus: over how many weights, gradients, masters and moments are spread, in float32; two layers and the embeddings are whole at any time.
-    """
-    size, layers = getattr(torch, dtype).itemsize, config.num_hidden_layers
-    layer = micro_batch_tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * size  # what one layer keeps for its backward pass
-    own = 8 if dtype == "float32" or gpus > 1 else 12  # float32 weights are their own masters; then there are two moments
-    outside = 2 * config.vocab_size * config.hidden_size
-    held = parameters * size if gpus == 1 else parameters * 4 / gpus + size * (outside + 2 * max(0, parameters - outside) / layers)
-    return {name: amount / 1e9 for name, amount in {
-        "weights": held,
-        "gradients": held,
-        "masters and moments": parameters * own / gpus if masters == "gpu" else 0,
-        "activations": layers * micro_batch_tokens * config.hidden_size * size + layer if gradient_checkpointing else layers * layer,
-        "output head": 12 * 32 * _TokenLogps.TILE + 4 * config.vocab_size * config.hidden_size,
-        "engine, while sampling": engine * 1e9,
-    }.items()}
-
-
-def fit_memory(path, *, masters, engine_memory, total=None, **settings):
-    """Say what the GPU will have to hold, before anything is loaded, and choose where the masters go -> "gpu" or "cpu".
-
-    masters: "auto" takes the GPU if all fits. engine_memory: the engine's share of the GPU. total: its GB (none: ask; without a GPU nothing is
-    said). Sampling and training take turns: the engine sleeps during the update; gradients and activations are gone while it samples.
-    Raises InputError, with the setting to change first, if it cannot fit.
-    """
-    if total is None and not torch.cuda.is_available():
-        return "cpu"
-    total = total or torch.cuda.get_device_properties(0).total_memory / 1e9
-    try:
-        config = AutoConfig.from_pretrained(here_or_in_repository(path))
-    except Exception as problem:
-        raise no_model(path, problem) from None
-    with torch.device("meta"):  # shapes without memory
-        parameters = sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
-    for place in ["gpu"] if ranks.WORLD > 1 else ["gpu", "cpu"] if masters == "auto" else [masters]:
-        parts = memory_budget(config, parameters, masters=place, engine=engine_memory * total, gpus=ranks.WORLD, **settings)
-        resident = parts["weights"] + parts["masters and moments"]
-        sampling, training = resident + parts["engine, while sampling"], resident + parts["gradients"] + parts["activations"] + parts["output head"]
-        if max(sampling, training) <= 0.95 * total:  # the rest is the allocator's and CUDA's own
-            break
-    listed = ", ".join(f"{name} {amount:.1f}" for name, amount in parts.items())
-    print(f"memory in GB, computed: {listed}; masters on the {place}; training holds {training:.1f}, sampling {sampling:.1f} of {total:.1f}")
-    if max(sampling, training) > 0.95 * total:
-        first = "lower --micro-batch-tokens" if training - parts["activations"] <= 0.9 * total < training else "lower --engine-memory"
-        if resident + parts["gradients"] > 0.9 * total:
-            first = "set --masters cpu" if place == "gpu" else "take a smaller model: its weights and gradients alone are too large"
-            first = first if ranks.WORLD == 1 else "take more GPUs: its shards are too large"
-        raise InputError(f"--model {path}: training would hold {training:.1f} and sampling {sampling:.1f} GB of the GPU's {total:.1f}; {first}")
-    return place
 
 
 def gradient_norm(gradients):
     """Norm of gradients, as backward() leaves them -> a number."""
-    return ranks.WORLD * ranks.whole(torch.nn.utils.get_total_norm(gradients)).item()
+    norm = distributed.full_tensors(torch.nn.utils.get_total_norm(gradients))
+    return distributed.WORLD_SIZE * norm.item()
 
 
 class MasterAdamW:
     """AdamW that owns float32 copies ("masters") of the weights it updates.
 
-    A bfloat16 weight cannot take a step of 1e-6: 98 of 100 such steps round to nothing. So the model computes in its own precision, the
-    optimizer sums the steps up in float32 and hands back what they come to. masters: "gpu", or "cpu" to keep masters and moments, 12 bytes
-    a parameter, out of the GPU's memory. Weights that are float32 in that place already are their own masters.
+    A bfloat16 weight cannot take a step of 1e-6: 98 of 100 such steps round to nothing. So the model computes
+    in its own precision, the optimizer sums the steps up in float32 and hands back what they come to.
+    masters: "gpu", or "cpu" to keep masters and moments, 12 bytes a parameter, out of the GPU's memory.
+    Weights that are float32 in that place already are their own masters.
     """
 
     def __init__(self, model, lr, weight_decay, masters="gpu"):
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        self.masters = [weight.detach().to("cpu" if masters == "cpu" else weight.device, torch.float32) for weight in self.weights]
-        self.adam = torch.optim.AdamW(self.masters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
+        device = {"gpu": None, "cpu": "cpu"}[masters]
+        self.masters = [weight.detach().to(device or weight.device, torch.float32) for weight in self.weights]
+        self.adam = torch.optim.AdamW(
+            self.masters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
 
     def step(self, lr, max_grad_norm):
         """Shorten the gradients to max_grad_norm, update, clear them -> their norm before, as a number."""
-        ranks.add_up(self.weights)
-        norm = ranks.whole(torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm)).item()
+        distributed.sum_gradients(self.weights)
+        norm = distributed.full_tensors(torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm)).item()
         for group in self.adam.param_groups:
             group["lr"] = lr
-        for weight, master in zip(self.weights, self.masters, strict=True):  # one at a time: only one float32 gradient exists
+        for weight, master in zip(self.weights, self.masters, strict=True):  # only one float32 gradient at a time
             if weight.grad is not None:
                 master.grad = weight.grad.to(master.device, torch.float32)
                 weight.grad = None
@@ -360,28 +109,404 @@ class MasterAdamW:
         return norm
 
     def state_dict(self):
-        return ranks.whole({"adam": self.adam.state_dict(), "masters": self.masters})
+        return distributed.full_tensors({"adam": self.adam.state_dict(), "masters": self.masters})
 
     def load_state_dict(self, state):
         for i, moments in state["adam"]["state"].items():
-            state["adam"]["state"][i] = {name: ranks.part_of(tensor, self.masters[i]) for name, tensor in moments.items()}
+            for name, tensor in moments.items():
+                moments[name] = distributed.shard_like(tensor, self.masters[i])
         self.adam.load_state_dict(state["adam"])
         for weight, master, saved in zip(self.weights, self.masters, state["masters"], strict=True):
-            master.copy_(ranks.part_of(saved, master))
+            master.copy_(distributed.shard_like(saved, master))
             weight.data.copy_(master)
 
 
-# ---- log-probabilities, advantages, loss ---------------------------------------------------------------------------------
+# ---- sampling: token ids in and out, never text ------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Rollout:
+    """One sampled response, with all that training on it needs."""
+
+    prompt_ids: list  # what the model was given: the prompt and whatever prefix of an answer was put after it
+    completion_ids: list  # what it wrote, the end-of-sequence token included
+    logps: list  # log-probability of each of those tokens under the distribution it was drawn from
+    finished: bool  # ended by itself, not by the length limit
+    temperature: float = 1.0
+    reward: float = 0.0
+    advantage: float = 0.0
+
+    @property
+    def right(self):
+        """Whether it got the whole reward. Everything below 1 is wrong."""
+        return self.reward == 1
+
+
+def build_prompt(tokenizer, question, instruction):
+    """Token ids of one question, as the model sees it in training and in evaluation alike.
+
+    question: a text, or a list of chat messages (which is taken to hold its own instructions). The chat
+    template is used where the tokenizer has one; without, the text and a line break.
+    """
+    messages = [{"role": "user", "content": question + instruction}] if isinstance(question, str) else question
+    if tokenizer.chat_template:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return tokenizer(text, add_special_tokens=False).input_ids  # the template has written the special tokens
+    return tokenizer("\n".join(message["content"] for message in messages) + "\n").input_ids
+
+
+def stop_ids(model, tokenizer):
+    """Ids that end a response: the tokenizer's and those of the model's generation settings."""
+    listed = model.generation_config.eos_token_id
+    listed = listed if isinstance(listed, list) else [listed]
+    return {i for i in [tokenizer.eos_token_id, *listed] if i is not None}
+
+
+def compute_dtype(model):
+    """The precision a model computes in; that of its weights, unless they are float32 shards."""
+    return getattr(model, "compute_dtype", model.dtype)
+
+
+class TransformersSampler:
+    """Samples with the training model itself, wherever there is no inference engine. It is always up to date.
+
+    rows: how many sequences are sampled side by side (memory only).
+    """
+
+    samples_with_model = True
+
+    def __init__(self, model, tokenizer, rows=256):
+        self.model, self.rows, self.dtype = model, rows, compute_dtype(model)
+        self.stop = torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
+
+    def sync(self):
+        """Nothing to do: the model that samples is the one that is trained."""
+
+    def sleep(self):
+        """Nothing to do: there is no second copy that takes up memory."""
+
+    def close(self):
+        """Nothing to do."""
+
+    @torch.inference_mode()
+    def generate(self, contexts, n, temperature, max_tokens, seed):
+        """n samples from each context -> list of Rollout, sample j of context i at place i * n + j.
+
+        contexts: lists of token ids (a prompt, or a prompt and a prefix of the answer). temperature: one
+        number, or one for each context; 0 is greedy. Nothing but the temperature shapes the distribution: no
+        top-k, no top-p.
+        """
+        temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
+        generator = torch.Generator(self.model.device).manual_seed(seed)
+        rollouts = [None] * (len(contexts) * n)
+        by_length = sorted(range(len(rollouts)), key=lambda row: len(contexts[row // n]))  # little padding
+        for start in range(0, len(by_length), self.rows):
+            rows = by_length[start : start + self.rows]
+            own_contexts = [contexts[row // n] for row in rows]
+            own_temperatures = [temperatures[row // n] for row in rows]
+            batch = self._batch(own_contexts, own_temperatures, max_tokens, generator)
+            for row, rollout in zip(rows, batch, strict=True):
+                rollouts[row] = rollout
+        return rollouts
+
+    def _batch(self, contexts, temperatures, max_tokens, generator):
+        device = self.model.device
+        logits, mask, cache = self._read_prompts(contexts)
+        heat = torch.tensor(temperatures, device=device, dtype=torch.float32)[:, None]
+        tokens = torch.zeros(len(contexts), max_tokens, dtype=torch.long, device=device)
+        logps = torch.zeros(len(contexts), max_tokens, device=device)
+        lengths = torch.full((len(contexts),), max_tokens, device=device)
+        finished = torch.zeros(len(contexts), dtype=torch.bool, device=device)
+        alive = torch.arange(len(contexts), device=device)  # which row each line of the shrinking batch is
+        for t in range(max_tokens):
+            scaled = (logits / torch.where(heat > 0, heat, 1.0)).log_softmax(-1)
+            token = torch.multinomial(scaled.exp(), 1, generator=generator)
+            token = torch.where(heat > 0, token, scaled.argmax(-1, keepdim=True))
+            tokens[alive, t], logps[alive, t] = token[:, 0], scaled.gather(1, token)[:, 0]
+            ended = torch.isin(token[:, 0], self.stop) & ~finished[alive]
+            lengths[alive[ended]], finished[alive[ended]] = t + 1, True
+            going = ~finished[alive]
+            if t + 1 == max_tokens or not going.any():
+                break
+            if going.sum() < 0.8 * len(alive):  # let finished rows go, not one by one: each time the cache is copied
+                keep = going.nonzero()[:, 0]
+                cache.batch_select_indices(keep)
+                alive, heat, mask, token = alive[keep], heat[keep], mask[keep], token[keep]
+            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+            logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
+        rows = zip(contexts, tokens.tolist(), logps.tolist(), lengths.tolist(), finished.tolist(), temperatures)
+        return [Rollout(context, ids[:size], values[:size], ended, temperature)
+                for context, ids, values, size, ended, temperature in rows]
+
+    def _read_prompts(self, contexts):
+        """Logits of the first token, attention mask and cache, a row for each context. A group reads its
+        prompt once."""
+        device, width = self.model.device, max(map(len, contexts))
+        distinct = [i for i in range(len(contexts)) if i == 0 or contexts[i] is not contexts[i - 1]]
+        copies = [b - a for a, b in zip(distinct, distinct[1:] + [len(contexts)], strict=True)]
+        padding = [width - len(contexts[i]) for i in distinct]
+        ids = [[0] * pad + contexts[i] for pad, i in zip(padding, distinct)]
+        mask = [[0] * pad + [1] * (width - pad) for pad in padding]
+        ids, mask = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+        cache = Cache(layer_class_to_replicate=_RoomyLayer)
+        logits = self._next(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
+        spread = torch.arange(len(distinct), device=device).repeat_interleave(torch.tensor(copies, device=device))
+        cache.batch_select_indices(spread)
+        return logits[spread], mask[spread], cache
+
+    def _next(self, ids, mask, positions, cache):
+        """Logits (rows, V) of the next token, in float32."""
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
+        return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values with room for the tokens to come: transformers' own layer copies all for every new
+    token."""
+
+    ROOM = 32
+    buffers = None
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        states = (key_states, value_states)
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        if self.buffers is None or end > self.buffers[0].shape[-2]:
+            self.buffers = [new.new_empty(*new.shape[:-2], end + self.ROOM, new.shape[-1]) for new in states]
+            for buffer, old in zip(self.buffers, (self.keys, self.values)):
+                if length:
+                    buffer[..., :length, :] = old
+        for buffer, new in zip(self.buffers, states):
+            buffer[..., length:end, :] = new
+        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices):
+        super().batch_select_indices(indices)
+        self.buffers = None  # the rows that stay are copies of their own
+
+
+@contextlib.contextmanager
+def _engine_environment():
+    """What vLLM reads from the environment while it is imported and started.
+
+    The rank variables are torchrun's; without it they are there for this only.
+    """
+    with socket.socket() as probe:  # a free port
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = {name: value for name, value in ranks.items() if name not in os.environ}
+    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "CRITICAL", "VLLM_NO_USAGE_STATS": "1"}
+    if not torch.cuda.is_available():
+        wanted |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # GiB; threads stay put
+        torch._dynamo.config.disable = True  # vLLM would compile one small function for 20 s
+    for name, value in (wanted | ranks).items():
+        os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        for name in ranks:  # a program started from here must not take itself for a rank
+            del os.environ[name]
+
+
+def _import_vllm():
+    """The vllm package, in a version that was tested. Raises InputError."""
+    try:
+        import vllm  # only here: it is slow to import, and not everybody has it
+    except ImportError as problem:
+        raise InputError(f"--sampler vllm: cannot import vLLM ({problem}); pip install -r requirements.txt or take "
+                         "--sampler transformers") from None
+    oldest, first_untested = map(Version, TESTED_VLLM)
+    if not oldest <= Version(vllm.__version__) < first_untested and not os.environ.get("ALLOW_UNTESTED_VLLM"):
+        raise InputError(
+            f"vLLM {vllm.__version__} is installed, but this code was tested with {TESTED_VLLM[0]} and later, below "
+            f"{TESTED_VLLM[1]}: install one of these, or set ALLOW_UNTESTED_VLLM=1 and watch "
+            "sampling/sampling_logp_difference")
+    return vllm
+
+
+class VLLMSampler:
+    """Samples with a vLLM engine in this process, which holds a copy of the weights.
+
+    sync() after every update, before generate(). The same lines serve one process and torchrun with one
+    engine a rank (or one over tensor_parallel ranks, which must then all ask for the same samples). memory:
+    share of the GPU's memory the engine may hold while it samples. Building one reseeds the global generators
+    of python and numpy. An exception inside generate() leaves the engine unusable: do not catch it and go on.
+    """
+
+    samples_with_model = False
+
+    def __init__(self, model, tokenizer, rows=256, memory=0.4, tensor_parallel=1):
+        self.model, self.stop, self.asleep = model, sorted(stop_ids(model, tokenizer)), False
+        self.cuda = torch.cuda.is_available()
+        self.dtype = compute_dtype(model)
+        config = copy.deepcopy(model.config)
+        config.architectures = [type(model).__name__.removeprefix("FSDP")]  # sharding renames the class
+        self.tied = config.tie_word_embeddings
+        config.tie_word_embeddings = False  # a tied head goes stale unnoticed: always send it
+        self.room = config.max_position_embeddings
+        options = {
+            "distributed_executor_backend": "external_launcher",
+            "tensor_parallel_size": tensor_parallel,
+            "seed": int(os.environ.get("RANK", "0")) // tensor_parallel,
+            "dtype": str(self.dtype)[6:],
+            "load_format": "dummy",  # the weights come with the first sync
+            "skip_tokenizer_init": True,
+            "generation_config": "vllm",
+            "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
+            "max_model_len": self.room,
+            "max_num_seqs": rows,
+            "max_num_batched_tokens": max(8192, self.room),
+            "enable_sleep_mode": self.cuda,
+            "gpu_memory_utilization": memory,
+        }
+        if not self.cuda:  # the CPU build fails when it has to cut a seeded request in two: there must be room for all
+            options |= {"enforce_eager": True, "max_num_batched_tokens": rows * self.room}
+        with tempfile.TemporaryDirectory() as folder, _engine_environment(), torch.random.fork_rng():
+            config.save_pretrained(folder)  # the engine reads its shape from disk
+            self.vllm = _import_vllm()
+            self.llm = self.vllm.LLM(model=folder, **options)
+        atexit.register(self.close)
+
+    def _weights(self):
+        """(name, tensor) of every weight. All ranks must run through it together: full_tensor() is a
+        collective."""
+        for name, weight in self.model.named_parameters():
+            weight = weight.detach().to(self.dtype)
+            weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
+            yield name, weight
+            if self.tied and name.endswith("embed_tokens.weight"):
+                yield "lm_head.weight", weight
+
+    def sync(self):
+        """Wake the engine if it sleeps and give it the model's present weights."""
+        if self.asleep:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights()})
+        if self.asleep:  # the cache comes back after the weights: lower peak
+            self.llm.wake_up(tags=["kv_cache"])
+            self.asleep = False
+        self._reset_cache()
+
+    def _reset_cache(self):
+        if not self.llm.reset_prefix_cache():  # what it holds was computed with the old weights
+            raise RuntimeError("vLLM did not empty its prefix cache: a request is still running")
+
+    def sleep(self):
+        """Give the GPU's memory back until the next sync(). Weights and cache are dropped, not moved to the
+        host."""
+        if self.cuda and not self.asleep:
+            self.llm.sleep(level=2)
+            torch.cuda.empty_cache()
+            self.asleep = True
+
+    def generate(self, contexts, n, temperature, max_tokens, seed):
+        """n samples from each context -> list of Rollout, as TransformersSampler.generate.
+
+        Raises InputError for a context that leaves no room for max_tokens, RuntimeError if the engine sleeps
+        or returns NaN.
+        """
+        if self.asleep:  # it would wait for ever
+            raise RuntimeError("the engine sleeps: call sync() before generate()")
+        if not contexts:
+            return []
+        longest = max(map(len, contexts))
+        if longest + max_tokens > self.room:  # vLLM would cut the response short without a word
+            raise InputError(f"a context of {longest} tokens leaves no room for {max_tokens} more in the model's "
+                             f"{self.room}; lower --max-tokens")
+        temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
+        shared = {"max_tokens": max_tokens, "logprobs": 0, "top_p": 1.0, "top_k": 0}
+        shared |= {"stop_token_ids": self.stop, "detokenize": False}
+        rows = [i for i in range(len(contexts)) for _ in range(n)]  # the prefix cache shares the prompt of a group
+        requests, params = [], []
+        for row, i in enumerate(rows):  # a request each, with its own seed
+            requests.append(self.vllm.TokensPrompt(prompt_token_ids=contexts[i]))
+            params.append(self.vllm.SamplingParams(temperature=temperatures[i], seed=derive_seed(seed, row), **shared))
+        with torch.random.fork_rng():  # requests have their own seeds, but it draws from torch's generator all the same
+            answers = self.llm.generate(requests, params, use_tqdm=False)
+        rollouts = []
+        for i, answer in zip(rows, answers, strict=True):
+            output = answer.outputs[0]
+            ids = list(output.token_ids)
+            logps = [at[token].logprob for at, token in zip(output.logprobs, ids, strict=True)]
+            rollouts.append(Rollout(contexts[i], ids, logps, output.finish_reason == "stop", temperatures[i]))
+        if not all(math.isfinite(sum(r.logps)) for r in rollouts):
+            raise RuntimeError("vLLM returned log-probabilities that are not finite numbers")
+        return rollouts
+
+    def close(self):
+        """End the engine, and the process group that it set up."""
+        if self.llm is not None:
+            self.llm.llm_engine.engine_core.shutdown()
+            self.llm = None
+            if dist.is_initialized():
+                dist.destroy_process_group()
+
+
+def which_sampler(name):
+    """What "auto" means on this machine: "vllm" or "transformers"; any other name is itself."""
+    if name != "auto":
+        return name
+    return "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
+
+
+def make_sampler(name, model, tokenizer, rows=256, **engine):
+    """The sampler called `name`: "vllm", "transformers", or "auto": vLLM where there is a GPU and the
+    package.
+
+        sampler = make_sampler("auto", model, tokenizer)
+        sampler.sync()                              # the weights just trained, before anything is drawn
+        rollouts = sampler.generate(contexts, n=8, temperature=1.0, max_tokens=3000, seed=0)
+        sampler.sleep()                             # give the GPU's memory to the update
+
+    rows: sequences sampled side by side (memory only). engine: memory and tensor_parallel, for vLLM. Raises
+    InputError.
+    """
+    if which_sampler(name) == "vllm":
+        sampler, tensor_parallel = VLLMSampler(model, tokenizer, rows, **engine), engine.get("tensor_parallel", 1)
+    else:
+        sampler, tensor_parallel = TransformersSampler(model, tokenizer, rows), 1
+    return sampler if distributed.WORLD_SIZE == 1 else distributed.ShardedSampler(sampler, tensor_parallel)
+
+
+# ---- reward ------------------------------------------------------------------------------------------------
+
+
+def score_rollouts(rollouts, golds, tokenizer, reward=verify, counts=None):
+    """Set each rollout's reward: 0 if it was cut off, else reward(its text, gold answer), by default 1 or 0.
+
+    reward(texts, golds, counts) -> numbers from 0 to 1; a response that was cut off is the empty text.
+    counts: a Counter to which the numbers of unreadable answers and the like are added.
+    """
+    found = Counter()
+
+    def check(part):
+        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) if r.finished else "" for r, _ in part]
+        return reward(texts, [gold for _, gold in part], found)
+
+    values = distributed.split_work(list(zip(rollouts, golds, strict=True)), check)
+    for rollout, value in zip(rollouts, values, strict=True):
+        rollout.reward = value if rollout.finished else 0.0
+    if counts is not None:
+        counts.update(distributed.sum_over_ranks(found))
+
+
+# ---- log-probabilities -------------------------------------------------------------------------------------
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-probability and entropy of tokens without ever holding the (N, V) logits: tile by tile, recomputed in the backward pass."""
+    """Log-probability and entropy of tokens without ever holding the (N, V) logits: tile by tile, recomputed
+    in the backward pass."""
 
     ROWS, TILE = 1024, 2**21  # tokens and logits at a time: in float32 8 MB, which stay in a CPU's cache; 32 times that on a GPU
 
     @staticmethod
     def tiles(hidden, weight, targets, inverse):
-        """Slices of the tokens and of the vocabulary, the inputs and logits of both, and each target's column and whether it lies in this tile."""
+        """Slices of the tokens and of the vocabulary, the inputs and logits of both, and each target's column
+        and whether it lies in this tile."""
         rows = min(len(hidden), _TokenLogps.ROWS)
         columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         exact = hidden.dtype == inverse.dtype
@@ -399,7 +524,8 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, targets, inverse, with_entropy):
         ctx.set_materialize_grads(False)
-        # Over the tiles so far: the largest logit, the sum of exp(z - top) and that of exp(z - top) (z - top); and the target's logit.
+        # Over the tiles so far: the largest logit, the sum of exp(z - top) and that of exp(z - top) (z -
+        # top); and the target's logit.
         top = torch.full_like(inverse, torch.finfo(inverse.dtype).min)
         sums, moments, chosen = (torch.zeros_like(inverse) for _ in range(3))
         for part, _, _, logits, column, there in _TokenLogps.tiles(hidden, weight, targets, inverse):
@@ -440,10 +566,12 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
-    """Log-probability of each target under softmax(hidden @ weight.T / temperature) -> (N,), float32 or float64.
+    """Log-probability of each target under softmax(hidden @ weight.T / temperature) -> (N,), float32 or
+    float64.
 
-    hidden (N, D): last hidden states, each at the position before its target. weight (V, D): the output head. targets (N,): token ids.
-    temperature: a number or a tensor (N,), above 0. with_entropy: also return the entropy in nats (N,), differentiable as well.
+    hidden (N, D): last hidden states, each at the position before its target. weight (V, D): the output head.
+    targets (N,): token ids. temperature: a number or a tensor (N,), above 0. with_entropy: also return the
+    entropy in nats (N,), differentiable as well.
     """
     kind = torch.float64 if hidden.dtype == torch.float64 else torch.float32
     inverse = 1.0 / torch.as_tensor(temperature, device=hidden.device, dtype=kind).expand(len(hidden))
@@ -455,29 +583,32 @@ def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
 
 
 def micro_batches(rollouts, max_tokens):
-    """Cut rollouts into batches of at most max_tokens, padding included (memory only: the gradient does not depend on it).
+    """Cut rollouts into batches of at most max_tokens, padding included (memory only: the gradient stays the
+    same).
 
-    Longest first: if memory runs out, it does so at once and not after an hour. With torchrun, only this rank's part of them.
+    Longest first: if memory runs out, it does so at once and not after an hour. With torchrun, this rank's
+    part.
     """
-    batches = []
+    batches, width = [], 0
     for rollout in sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion_ids), reverse=True):
-        width = len(batches[-1][0].prompt_ids) + len(batches[-1][0].completion_ids) if batches else 0
         if batches and width * (len(batches[-1]) + 1) <= max_tokens:
             batches[-1].append(rollout)
         else:
             batches.append([rollout])
-    return ranks.dealt(batches, [dataclasses.replace(r, prompt_ids=[0, 0], completion_ids=[], logps=[]) for r in rollouts[:1]])  # none scored
+            width = len(rollout.prompt_ids) + len(rollout.completion_ids)
+    nothing = [dataclasses.replace(r, prompt_ids=[0, 0], completion_ids=[], logps=[]) for r in rollouts[:1]]
+    return distributed.my_batches(batches, nothing)
 
 
 def collate(rollouts, device="cpu", padding_side="right"):
     """Pad rollouts into tensors -> dict.
 
-    input_ids, attention_mask, position_ids (B, L); completion_mask, sampling_per_token_logps (B, L-1): column t is about predicting
-    token t+1; advantages, temperatures (B,). Masks come from lengths: a padding or end token inside a response is an ordinary token.
+    input_ids, attention_mask, position_ids (B, L); completion_mask, sampling_per_token_logps (B, L-1): column
+    t is about predicting token t+1; advantages, temperatures (B,). Masks come from lengths: a padding or end
+    token inside a response is an ordinary token.
 
-    >>> from sampler import Rollout
     >>> batch = collate([Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True), Rollout([5], [9, 9, 9], [0.0] * 3, False)])
-    >>> batch["input_ids"].tolist()               # prompt 5 6 7, response 8 2;    prompt 5, response 9 9 9, one padding token
+    >>> batch["input_ids"].tolist()               # prompt 5 6 7, response 8 2;    prompt 5, response 9 9 9, padding
     [[5, 6, 7, 8, 2], [5, 9, 9, 9, 0]]
     >>> batch["completion_mask"].int().tolist()   # 7 -> 8 and 8 -> 2;             5 -> 9, 9 -> 9 and 9 -> 9
     [[0, 0, 1, 1], [1, 1, 1, 0]]
@@ -491,7 +622,7 @@ def collate(rollouts, device="cpu", padding_side="right"):
     input_ids = torch.zeros(len(rollouts), width, dtype=torch.long)
     real = (at >= start) & (at < end)
     input_ids[real] = torch.tensor([token for r in rollouts for token in r.prompt_ids + r.completion_ids])
-    completion_mask = ((at >= prompt) & (at < end))[:, 1:]  # the first response token counts: it is predicted at the last prompt token
+    completion_mask = ((at >= prompt) & (at < end))[:, 1:]  # the first response token is predicted at the last of the prompt
     sampling_logps = torch.zeros(completion_mask.shape)
     sampling_logps[completion_mask] = torch.tensor([logp for r in rollouts for logp in r.logps])
     batch = {
@@ -506,18 +637,13 @@ def collate(rollouts, device="cpu", padding_side="right"):
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 
-def padded_share(batches):
-    """Share of padding among the tokens of collated batches, which the model computes for nothing; 0 without batches."""
-    sizes = ranks.total({"all": sum(b["attention_mask"].numel() for b in batches), "real": sum(b["attention_mask"].sum().item() for b in batches)})
-    return 1 - sizes["real"] / sizes["all"] if sizes["all"] else 0.0
-
-
 def completion_logps(model, batch, temperatures):
-    """Log-probabilities and entropies of a collated batch's responses -> two tensors (B, L-1), 0 outside the completion mask.
+    """Log-probabilities and entropies of a collated batch's responses -> two tensors (B, L-1), 0 outside
+    their mask.
 
     temperatures (B,): each row's; the logits are divided by it.
     """
-    return model.score(batch, temperatures) if ranks.WORLD > 1 else _score(model, batch, temperatures)
+    return model.score(batch, temperatures) if distributed.WORLD_SIZE > 1 else _score(model, batch, temperatures)
 
 
 def _score(model, batch, temperatures):
@@ -525,29 +651,52 @@ def _score(model, batch, temperatures):
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
     mask, head = batch["completion_mask"], model.get_output_embeddings().weight
     heat = temperatures[:, None].expand(mask.shape)[mask]
-    scored = token_logps(hidden[:, :-1][mask], head, batch["input_ids"][:, 1:][mask], heat, with_entropy=True)  # two (N,)
-    return tuple(torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_scatter(mask, x) for x in scored)
+    targets = batch["input_ids"][:, 1:][mask]
+    scored = token_logps(hidden[:, :-1][mask], head, targets, heat, with_entropy=True)  # two (N,)
+    zeros = [torch.zeros(mask.shape, dtype=x.dtype, device=x.device) for x in scored]
+    return tuple(zero.masked_scatter(mask, x) for zero, x in zip(zeros, scored))
+
+
+def reference_logps(reference, batch, temperatures):
+    """completion_logps under the model that the KL term holds on to, without gradient; None without one."""
+    if reference is None:
+        return None
+    with torch.no_grad():
+        return completion_logps(reference, batch, temperatures)[0]
+
+
+def importance_weights(batch, cap):
+    """min(p trainer / p sampler, cap) of every token (B, L-1), without gradient; None if cap is 0.
+
+    Corrects for a sampler whose probabilities are not quite the trainer's. batch: with old_per_token_logps.
+    """
+    if not cap:
+        return None
+    return (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).exp().clamp(max=cap)
 
 
 def sampling_gap(batches, step, limit):
-    """How far the trainer's log-probabilities are from the sampler's, over the scored tokens of all micro-batches -> dict of metrics, {} without any.
+    """How far the trainer's log-probabilities are from the sampler's, over the scored tokens -> dict of
+    metrics.
 
-    batches: collated, with old_per_token_logps. The importance sampling ratio is exp(trainer - sampler). Raises InputError if the mean
-    absolute difference exceeds limit (nats) or is not a number.
+    batches: collated, with old_per_token_logps; without any, {}. The importance sampling ratio is exp(trainer
+    - sampler). Raises InputError if the mean absolute difference exceeds limit (nats) or is not a number.
     """
     parts = [(b["old_per_token_logps"] - b["sampling_per_token_logps"])[b["completion_mask"]] for b in batches]
-    difference = torch.cat(parts).double()
-    sums = ranks.total({"tokens": len(difference), "gap": difference.abs().sum().item(), "ratio": difference.exp().sum().item()})
+    difference = torch.cat(parts).double() if parts else torch.zeros(0, dtype=torch.float64)
+    sums = {"tokens": len(difference), "gap": difference.abs().sum().item(), "ratio": difference.exp().sum().item()}
+    sums = distributed.sum_over_ranks(sums)
     most = (difference.abs().max().item(), difference.exp().max().item()) if len(difference) else (0.0, 0.0)
-    largest = [max(values) for values in zip(*ranks.everyones(most), strict=True)]
+    largest = [max(values) for values in zip(*distributed.all_gather(most), strict=True)]
     if not sums["tokens"]:
         return {}
     gap = sums["gap"] / sums["tokens"]
     if not gap <= limit:  # written so that NaN fails as well
         raise InputError(
-            f"step {step}: sampler and trainer differ by {gap:.2g} nats on the log-probability of the mean token; --max-logp-gap is {limit:g}. "
-            "Likely causes: the sampler did not get the last weights (sync); its cache still holds the old ones' (prefix cache); a tied output head "
-            "that was not sent; another temperature in scoring than in sampling. Stopped before the update")
+            f"step {step}: sampler and trainer differ by {gap:.2g} nats on the log-probability of the mean token; "
+            f"--max-logp-gap is {limit:g}. Likely causes: the sampler did not get the last weights (sync); its cache "
+            "still holds the old ones' (prefix cache); a tied output head that was not sent; another temperature in "
+            "scoring than in sampling. Stopped before the update")
     return {
         "sampling/sampling_logp_difference/mean": gap,
         "sampling/sampling_logp_difference/max": largest[0],
@@ -556,150 +705,117 @@ def sampling_gap(batches, step, limit):
     }
 
 
-def group_advantages(rewards, scale_by_std=True, eps=1e-4):
-    """Rewards (questions, G) -> advantages (questions, G): each reward minus its group's mean, over the group's standard deviation.
+# ---- advantages and loss -----------------------------------------------------------------------------------
 
-    DeepSeekMath (arXiv 2402.03300) section 4.1.2; scale_by_std=False is Dr. GRPO's (arXiv 2503.20783). The standard deviation has the
-    divisor G-1. A group whose rewards are all equal gets exactly 0.
+
+def group_advantages(rewards, scale_by_std=True, eps=1e-4):
+    """Rewards (questions, G) -> advantages (questions, G): reward minus its group's mean, over the group's
+    deviation.
+
+    DeepSeekMath (arXiv 2402.03300) section 4.1.2; scale_by_std=False is Dr. GRPO's (arXiv 2503.20783). The
+    standard deviation has the divisor G-1. A zero-variance group, whose rewards are all equal, gets exactly
+    0.
     """
     centred = rewards - rewards.mean(1, keepdim=True)
     if scale_by_std and rewards.shape[1] > 1:
         centred = centred / (rewards.std(1, keepdim=True) + eps)
-    silent = (rewards == rewards[:, :1]).all(1, keepdim=True)
-    return centred.masked_fill(silent, 0.0)  # rounding in the mean must not look like a signal
+    zero_variance = (rewards == rewards[:, :1]).all(1, keepdim=True)
+    return centred.masked_fill(zero_variance, 0.0)  # rounding in the mean must not look like a signal
 
 
-def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, clip_low=0.2, clip_high=0.2, loss_type="token-mean",
-              num_tokens=None, num_sequences=None, importance_weights=None, ref_per_token_logps=None, beta=0.0, entropy=None, entropy_coef=0.0):
+def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *,
+              clip_low=0.2, clip_high=0.2, importance_weights=None, **terms):
     """The clipped policy-gradient loss of GRPO -> (loss, statistics).
 
         ratio = exp(per_token_logps - old_per_token_logps)
-        loss  = - mean over tokens of  min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)  + beta * KL - entropy_coef * entropy
+        loss  = - mean over tokens of  min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
 
-    Log-probs, mask and entropy (B, L-1); advantages (B,) or (B, L-1). loss_type "token-mean": every token weighs the same (DAPO, arXiv
-    2503.14476, equation 8); "sequence-mean": every sequence does (DeepSeekMath, equation 3). The mean runs over the whole batch:
-    num_tokens and num_sequences are the batch's, of which this may be one part; the losses of the parts then add up to the whole.
-    importance_weights (B, L-1), without gradient, correct for a sampler whose probabilities are not quite the trainer's: they multiply
-    the policy term. KL is the estimator exp(d) - d - 1 with d = ref - policy (DeepSeekMath, equation 4). statistics: sums over this part's tokens.
+    Log-probs and mask (B, L-1); advantages (B,) or (B, L-1). importance_weights (B, L-1), without gradient,
+    multiply each token's term. terms: what the mean runs over, KL and entropy: see batch_loss. statistics:
+    sums over tokens.
     """
-    mask = completion_mask.to(per_token_logps.dtype)
     advantages = advantages if advantages.dim() == 2 else advantages[:, None]
     ratio = (per_token_logps - old_per_token_logps).exp()
     clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
     per_token_loss = -torch.min(ratio * advantages, clipped * advantages)
     if importance_weights is not None:
         per_token_loss = per_token_loss * importance_weights
-    statistics = {
-        "clip_ratio/low_mean": ((ratio < 1 - clip_low) & (advantages < 0)) * mask,
-        "clip_ratio/high_mean": ((ratio > 1 + clip_high) & (advantages > 0)) * mask,
-    }
+    loss, statistics = batch_loss(per_token_loss, per_token_logps, completion_mask, **terms)
+    held_low = (ratio < 1 - clip_low) & (advantages < 0) & completion_mask.bool()
+    held_high = (ratio > 1 + clip_high) & (advantages > 0) & completion_mask.bool()
+    return loss, statistics | {
+        "clip_ratio/low_mean": float(held_low.sum()), "clip_ratio/high_mean": float(held_high.sum())}
+
+
+def batch_loss(per_token_loss, per_token_logps, completion_mask, *, loss_type="token-mean", num_tokens=None,
+               num_sequences=None, beta=0.0, ref_per_token_logps=None, entropy_coef=0.0, entropy=None):
+    """Mean over the batch of  per_token_loss + beta * KL - entropy_coef * entropy  -> (loss, statistics).
+
+    loss_type "token-mean": every token weighs the same (DAPO, arXiv 2503.14476, equation 8); "sequence-mean":
+    every sequence does (DeepSeekMath, equation 3); "sequence-sum": sum over a sequence's tokens, mean over
+    sequences (REINFORCE). num_tokens and num_sequences are those of the whole batch, of which this may be one
+    part; the losses of the parts then add up to the whole. KL is the estimator exp(d) - d - 1 with d = ref -
+    policy (DeepSeekMath, equation 4). All tensors (B, L-1). Raises ValueError for another loss_type.
+    """
+    mask = completion_mask.to(per_token_logps.dtype)
+    statistics = {}
     if beta:
         difference = ref_per_token_logps - per_token_logps
-        statistics["kl"] = (difference.exp() - difference - 1) * mask
-        per_token_loss = per_token_loss + beta * statistics["kl"]
+        kl = (difference.exp() - difference - 1) * mask
+        per_token_loss = per_token_loss + beta * kl
+        statistics["kl"] = kl.sum().item()
     if entropy_coef:
         per_token_loss = per_token_loss - entropy_coef * entropy
     if loss_type == "token-mean":
         loss = (per_token_loss * mask).sum() / (num_tokens or mask.sum())
     elif loss_type == "sequence-mean":
-        loss = ((per_token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)).sum() / (num_sequences or len(mask))
+        per_sequence = (per_token_loss * mask).sum(1) / mask.sum(1).clamp(min=1)
+        loss = per_sequence.sum() / (num_sequences or len(mask))
+    elif loss_type == "sequence-sum":
+        loss = (per_token_loss * mask).sum() / (num_sequences or len(mask))
     else:
-        raise ValueError(f"loss_type {loss_type!r}: must be token-mean or sequence-mean")
-    return loss, {name: value.sum().item() for name, value in statistics.items()}
+        raise ValueError(f"loss_type {loss_type!r}: must be token-mean, sequence-mean or sequence-sum")
+    return loss, statistics
 
 
-# ---- evaluation ----------------------------------------------------------------------------------------------------------
+# ---- evaluation --------------------------------------------------------------------------------------------
 
 
 def pass_at_k(n, c, k):
-    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n (arXiv 2107.03374, equation 1).
+    """Unbiased estimate of the chance that at least one of k samples is right, from c right ones among n.
 
-    0 <= c <= n and 1 <= k <= n; raises ValueError otherwise.
+    arXiv 2107.03374, equation 1. 0 <= c <= n and 1 <= k <= n; raises ValueError otherwise.
     """
     if not (0 <= c <= n and 1 <= k <= n):
         raise ValueError(f"pass_at_k needs 0 <= c <= n and 1 <= k <= n, not n={n}, c={c}, k={k}")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed):
-    """avg@n, its standard error over questions, and pass@k for k = 2, 4, ... n, of each set and each `level` in it -> dict of metrics.
+def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed, reward=verify):
+    """Scores of each set and of each `level` in it -> dict of metrics.
 
-    eval_sets: {name: problems}. Prompts and verifier are made as in training; a truncated response scores 0.
+    avg@n is the mean reward of n samples a question, with its standard error over questions; pass@k, k = 2,
+    4, ... n. eval_sets: {name: problems}. Prompts and rewards are made as in training; a truncated response
+    scores 0.
     """
     metrics = {}
     for name, problems in eval_sets.items():
-        rollouts = sampler.generate([p["prompt_ids"] for p in problems], n, temperature, max_tokens, derive_seed(seed, name))
-        score_rollouts(rollouts, [p["answer"] for p in problems for _ in range(n)], tokenizer)
-        right = [int(sum(r.reward for r in rollouts[i * n : (i + 1) * n])) for i in range(len(problems))]
+        contexts, golds = [p["prompt_ids"] for p in problems], [p["answer"] for p in problems for _ in range(n)]
+        rollouts = sampler.generate(contexts, n, temperature, max_tokens, derive_seed(seed, name))
+        score_rollouts(rollouts, golds, tokenizer, reward)
+        groups = [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
+        scores = [sum(r.reward for r in group) / n for group in groups]
+        right = [sum(r.right for r in group) for group in groups]
         parts = {name: range(len(problems))}
         for level in sorted({p["level"] for p in problems if "level" in p}):
             parts[f"{name}/level {level}"] = [i for i, p in enumerate(problems) if p.get("level") == level]
         for part, members in parts.items():
-            rates = torch.tensor([right[i] / n for i in members], dtype=torch.float64)
+            rates = torch.tensor([scores[i] for i in members], dtype=torch.float64)
             metrics[f"eval/{part}/avg@{n}"] = rates.mean().item()
-            metrics[f"eval/{part}/avg@{n}_stderr"] = (rates.std(correction=0) / max(1, len(rates) - 1) ** 0.5).item()
-            for k in (2**e for e in range(1, n.bit_length()) if 2**e <= n):
+            error = rates.std(correction=0) / max(1, len(rates) - 1) ** 0.5
+            metrics[f"eval/{part}/avg@{n}_stderr"] = error.item()
+            for k in (2**e for e in range(1, n.bit_length())):
                 metrics[f"eval/{part}/pass@{k}"] = sum(pass_at_k(n, right[i], k) for i in members) / len(members)
         metrics[f"eval/{name}/mean_length"] = sum(len(r.completion_ids) for r in rollouts) / len(rollouts)
         metrics[f"eval/{name}/clipped_ratio"] = sum(not r.finished for r in rollouts) / len(rollouts)
     return metrics
-
-
-def score_rollouts(rollouts, golds, tokenizer, counts=None):
-    """Set each rollout's reward: 1 if it ended by itself with the right answer in its last box, else 0."""
-    found = Counter()
-
-    def check(part):
-        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) if r.finished else "" for r, _ in part]
-        return verify(texts, [gold for _, gold in part], found)
-
-    for rollout, reward in zip(rollouts, ranks.shared(list(zip(rollouts, golds, strict=True)), check), strict=True):
-        rollout.reward = reward
-    if counts is not None:
-        counts.update(ranks.total(found))
-
-
-def before_and_after(rows):
-    """The first and the last evaluation side by side, as text."""
-    rows = [row for row in rows if any(name.startswith("eval/") for name in row)]
-    if not rows:
-        return "no evaluation was made"
-    first, last = rows[0], rows[-1]
-    averages = [name for name in last if re.search(r"/avg@\d+$", name)]
-    width = max(len(name) for name in averages) - 5
-    lines = [f"{'':{width}}  {'before':>16}{'after step ' + str(last['step']):>20}{'pass@k before':>18}{'after':>8}"]
-    for name in averages:
-        part, n = name.removeprefix("eval/").rsplit("/avg@", 1)
-        best = max((m for m in last if m.startswith(f"eval/{part}/pass@")), key=lambda m: int(m.rsplit("@")[1]), default=name)
-        scores = [f"{100 * row[name]:.1f} ± {100 * row[name + '_stderr']:.1f}" for row in (first, last)]
-        passed = f"{100 * first[best]:>18.1f}{100 * last[best]:>8.1f}  ({best.rsplit('/')[-1]})"
-        lines.append(f"{part + ' avg@' + n:{width}}  {scores[0]:>16}{scores[1]:>20}{passed}")
-    return "\n".join(lines)
-
-
-# ---- what the user sees --------------------------------------------------------------------------------------------------
-
-
-def train_arms(main, argv, run, arms, *flags):
-    """Run a script again for each of the other arms, in folders inside this run's, and draw all their curves in one figure. flags: for them all."""
-    for arm in arms:
-        print(f"\narm {arm}:")
-        main([*(sys.argv[1:] if argv is None else argv), "--arm", arm, "--compare", "--out", str(run.out / arm), *flags])
-        plot_curves([run.out, *(run.out / other for other in arms if (run.out / other).exists())])
-
-
-def show_roles(tokenizer, rollout, parts):
-    """One rollout as text, part by part, with what is trained on. parts: [(name, number of tokens)] that make up its prompt_ids."""
-    lines, at = ["one sample, and which of its tokens are trained on:"], 0
-    for name, size in [*parts, ("response", len(rollout.completion_ids))]:
-        ids = (rollout.prompt_ids + rollout.completion_ids)[at : at + size]
-        lines.append(f"  {name:9} {size:4} tokens  {'trained on' if name == 'response' else 'not trained'}  {tokenizer.decode(ids)!r}")
-        at += size
-    return "\n".join(lines)
-
-
-def show_group(tokenizer, rollouts, gold):
-    """The responses of one question with their rewards and advantages."""
-    lines = [f"one group (right answer {gold}):   reward  advantage  response"]
-    lines += [f"{'':34} {r.reward:6.1f}  {r.advantage:+9.3f}  {tokenizer.decode(r.completion_ids)!r}" for r in rollouts]
-    return "\n".join(lines)

@@ -1,7 +1,8 @@
 """Is this answer right? Compares the last \\boxed{...} of a response with a known answer.
 
-Most answers are decided by their characters. The rest go to math-verify, which parses LaTeX and may hang, run out of memory or crash on
-what a model writes, so it runs in worker processes (this file, run as a script) that are killed and replaced when they do.
+Most answers are decided by their characters. The rest go to math-verify, which parses LaTeX and may hang, run
+out of memory or crash on what a model writes, so it runs in worker processes (this file, run as a script)
+that are killed and replaced when they do.
 """
 
 import atexit
@@ -38,7 +39,8 @@ def last_boxed(text):
 
 
 def close_up(text):
-    """Join the thousands of a number written with spaces, 14\\,400 or 14 400; any other space between digits stays one: 1 1/2 is not 11/2."""
+    """Join the thousands of a number written with spaces, 14\\,400 or 14 400; any other space between digits
+    stays one: 1 1/2 is not 11/2."""
     text = re.sub(r"(?<!\\)\\!", "", text)
     text = re.sub(r"(?<=\d)(?:\\[,; ]|\s|~)+(?=\d{3}(?!\d))", "", text)
     return re.sub(r"(?<!\\)\\[,; ]|\s|~", " ", text)  # a double backslash ends a row of a matrix
@@ -59,7 +61,8 @@ def exact_match(gold, answer):
 
 
 def compare(gold, answer):
-    """math-verify's verdict: "right", "wrong", "unparsed" (it cannot read the answer) or "gold" (nor the gold). May hang or crash."""
+    """math-verify's verdict: "right", "wrong", "unparsed" (it cannot read the answer) or "gold" (nor the
+    gold). May hang or crash."""
     import math_verify  # here, because only workers compare: the scripts need not wait half a second for it
 
     if not gold.strip() or last_boxed(f"\\boxed{{{gold}}}") != gold.strip():
@@ -68,7 +71,8 @@ def compare(gold, answer):
     parsed = [math_verify.parse("\\boxed{" + close_up(text) + "}", parsing_timeout=None) for text in (gold, answer)]
     if not all(parsed):
         return "unparsed" if parsed[0] else "gold"
-    # Gold first: the comparison is not symmetric. An interval may be written as an inequality and the other way round.
+    # Gold first: the comparison is not symmetric. An interval may be written as an inequality and the other
+    # way round.
     return "right" if math_verify.verify(*parsed, timeout_seconds=None, allow_set_relation_comp=True) else "wrong"
 
 
@@ -78,7 +82,8 @@ class _Worker:
     process = None
 
     def ask(self, pair, seconds):
-        """The verdict on a (gold, answer) pair; "timeout" or "crash" if there is none, and then the next call starts a new process."""
+        """The verdict on a (gold, answer) pair; "timeout" or "crash" if there is none, and then the next call
+        starts a new process."""
         if self.process is None:
             command = [sys.executable, os.path.abspath(__file__)]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
@@ -119,7 +124,8 @@ atexit.register(lambda: [worker.close() for worker in _WORKERS])
 
 
 def compare_in_workers(pairs, seconds=5.0):
-    """Verdicts on (gold, answer) pairs -> list of "right", "wrong", "unparsed", "gold", "error", "timeout" or "crash", within `seconds` each."""
+    """Verdicts on (gold, answer) pairs -> list of "right", "wrong", "unparsed", "gold", "error", "timeout" or
+    "crash", within `seconds` each."""
     todo, verdicts = deque(dict.fromkeys(pairs)), {}  # a pair that recurs is compared once
 
     def work(worker):
@@ -139,18 +145,20 @@ def compare_in_workers(pairs, seconds=5.0):
 
 
 def readable(golds):
-    """Which gold answers math-verify can read -> list of bool. A problem whose gold it cannot read can never be rewarded fairly."""
+    """Which gold answers math-verify can read -> list of bool. A problem whose gold it cannot read can never
+    be rewarded fairly."""
     plain = [gold.isascii() and gold.isdigit() for gold in golds]
     verdicts = iter(compare_in_workers([(gold, gold) for gold, easy in zip(golds, plain) if not easy]))
     return [easy or next(verdicts) == "right" for easy in plain]
 
 
 def verify(responses, golds, counts=None, seconds=5.0):
-    """Rewards of responses -> list of float: 1.0 where the last complete box is worth the same as the gold answer, else 0.0.
+    """Rewards of responses -> list of float: 1.0 where the last complete box is worth the same as the gold
+    answer, else 0.0.
 
-    responses, golds: texts, one gold for each response. seconds: wall-clock limit for one answer; one that exceeds it, or kills its worker,
-    scores 0. counts: a Counter to which verify/no_answer, /unparsed_pred, /timeouts, /crashes and /errors are added.
-    Raises ValueError if the two lists differ in length.
+    responses, golds: texts, one gold for each response. seconds: wall-clock limit for one answer; one that
+    exceeds it, or kills its worker, scores 0. counts: a Counter to which verify/no_answer, /unparsed_pred,
+    /timeouts, /crashes and /errors are added. Raises ValueError if the two lists differ in length.
     """
     if len(responses) != len(golds):
         raise ValueError(f"{len(responses)} responses but {len(golds)} gold answers")

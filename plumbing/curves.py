@@ -1,6 +1,6 @@
 """Draw what runs have logged, finished or not, in one figure.
 
-    python curves.py runs/a [runs/b ...]      writes curves.png into the first folder
+    python -m plumbing.curves runs/a [runs/b ...]      writes curves.png into the first folder
 """
 
 import json
@@ -11,30 +11,21 @@ from pathlib import Path
 
 import matplotlib
 
-import ranks
+from plumbing.records import read_lines
 
-ALWAYS = {"reward": "training reward", r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "share of silent groups"}
+ALWAYS = {"reward": "training reward", r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "share of zero-variance groups"}
 OTHERWISE = {"completions/mean_length": "response length (tokens)", "entropy": "entropy (nats)", "grad_norm": "gradient norm"}
 
 SMOOTH = 10  # steps whose mean the line is; single ones are its shadow
 
 
-def read_metrics(path):
-    """Rows of a metrics.jsonl; a last line cut off by a kill is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
-
-
 def plot_curves(folders, file=None):
-    """Draw the metrics of one run, or of several in one figure, to `file` (none: curves.png in the first folder).
+    """Draw the metrics of one run, or of several in one figure, to `file` (none: curves.png in the first
+    folder).
 
-    Three panels are always there. A script may name others, which the first folder's args.json holds: {pattern of metrics: title}; length,
-    entropy and gradient norm fill up the six. The x-axis is the step, or floating point operations where they are counted.
+    Three panels are always there. A script may name others, which the first folder's args.json holds:
+    {pattern of metrics: title}; length, entropy and gradient norm fill up the six. The x-axis is the step, or
+    floating point operations where they are counted.
     """
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt  # after the backend is chosen
@@ -42,7 +33,7 @@ def plot_curves(folders, file=None):
     folders = [Path(folder) for folder in folders]
     settings = folders[0] / "args.json"
     own = json.loads(settings.read_text()).get("panels", {}) if settings.exists() else {}
-    logged = {folder: read_metrics(folder / "metrics.jsonl") for folder in folders}
+    logged = {folder: read_lines(folder / "metrics.jsonl") for folder in folders}
     against = "flops" if all("flops" in row for rows in logged.values() for row in rows) else "step"
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
     for axis, (pattern, title) in zip(axes.flat, {**ALWAYS, **own, **OTHERWISE}.items()):
@@ -63,12 +54,11 @@ def plot_curves(folders, file=None):
         axis.grid(alpha=0.3)
         if any(axis.get_legend_handles_labels()[1]):
             axis.legend(fontsize=8, framealpha=0.5)
-    if ranks.FIRST:
-        figure.savefig(file or folders[0] / "curves.png", dpi=120)
+    figure.savefig(file or folders[0] / "curves.png", dpi=120)
     plt.close(figure)
 
 
 if __name__ == "__main__":
     if not sys.argv[1:] or not all((Path(folder) / "metrics.jsonl").exists() for folder in sys.argv[1:]):
-        raise SystemExit("error: usage: python curves.py RUN_FOLDER [RUN_FOLDER ...]; each must hold a metrics.jsonl")
+        raise SystemExit("error: usage: python -m plumbing.curves RUN_FOLDER [RUN_FOLDER ...]; each must hold a metrics.jsonl")
     plot_curves(sys.argv[1:])

@@ -1,0 +1,165 @@
+"""Problems with checkable answers, from files or from the hub, and the order in which they come up."""
+
+import json
+import math
+import random
+import re
+from pathlib import Path
+
+import datasets
+
+from common import build_prompt, here_or_in_repository
+from plumbing import InputError, derive_seed
+from plumbing.verifier import last_boxed, readable
+
+QUESTION_COLUMNS = ("problem", "question", "prompt")
+ANSWER_COLUMNS = ("answer", "final_answer", "reward_model.ground_truth", "solution")
+
+
+def read_rows(source):
+    """(origin, row) for every row of a file or hub data set; origin: its file and line, for messages.
+
+    source: a .jsonl, .json or .parquet file, or `id[:config][@split]` on the hub. Raises InputError.
+    """
+    path = Path(here_or_in_repository(source))
+    if path.suffix not in (".jsonl", ".json", ".parquet"):
+        return list(hub_rows(source))
+    try:
+        if path.suffix == ".parquet":
+            rows = datasets.Dataset.from_parquet(str(path))
+            return [(f"{source} row {i}", row) for i, row in enumerate(rows)]
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as problem:
+        raise InputError(f"data file {source}: cannot be read ({problem})") from None
+    pieces, rows = [(str(source), text)], []
+    if path.suffix == ".jsonl":
+        pieces = [(f"{source} line {i}", line) for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    for origin, piece in pieces:
+        try:
+            row = json.loads(piece)
+        except json.JSONDecodeError as problem:
+            raise InputError(f"{origin}: not valid JSON ({problem})") from None
+        if isinstance(row, list):
+            rows += [(f"{source} row {i}", item) for i, item in enumerate(row)]
+        else:
+            rows.append((origin, row))
+    return rows
+
+
+def hub_rows(source):
+    """(origin, row) for every row of a data set on the hub. Raises InputError."""
+    name, _, split = str(source).partition("@")
+    name, _, config = name.partition(":")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train")
+    except Exception as problem:  # the hub client raises many kinds
+        reason = str(problem).splitlines()[0]
+        raise InputError(f"data set {source}: no .jsonl, .json or .parquet file, and the hub could not give it "
+                         f"({reason})") from None
+    return ((f"{source} row {i}", row) for i, row in enumerate(rows))
+
+
+def set_name(source):
+    """The short name of a data set in metrics: tiny/test.jsonl -> test, HuggingFaceH4/MATH-500@test ->
+    MATH-500."""
+    name = Path(re.split("[:@]", str(source))[0]).name
+    return name.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
+
+
+def pick_column(row, names, flag, origin):
+    """The first of the named columns (dots descend) that the row has. Raises InputError with the flag to map
+    one."""
+    for name in names:
+        value = row if isinstance(row, dict) else {}
+        for part in name.split("."):
+            value = {str(k).lower(): v for k, v in value.items()} if isinstance(value, dict) else {}
+            value = value.get(part.lower())
+        if value not in (None, "", []):
+            return value
+    columns = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
+    raise InputError(f"{origin}: none of {', '.join(names)} is there or has a value (columns: {columns}); name the "
+                     f"column with {flag}")
+
+
+def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf, question_column="", answer_column="",
+                  check_answers=True):
+    """Problems with a checkable answer -> list of {"id", "problem", "answer", "prompt_ids", "origin"}, and
+    "level" where the source has it.
+
+    problem is a text or a list of chat messages, answer a text. A worked solution is reduced to its last box,
+    or to what follows `####`; of several answers in a list the first is taken. Problems whose answer
+    math-verify cannot read could never be rewarded: they are dropped, counted and listed
+    (check_answers=False: kept, for other rewards). Raises InputError for an unreadable source, a row without
+    question or answer (with its line), an empty set, or a prompt of more than longest_prompt tokens.
+    """
+    problems = []
+    for origin, row in read_rows(source):
+        question, answer = question_and_answer(row, question_column, answer_column, origin)
+        ids = build_prompt(tokenizer, question, instruction)
+        if len(ids) > longest_prompt:
+            raise InputError(f"{origin}: the prompt has {len(ids)} tokens, but beside --max-tokens the model's context "
+                             f"has room for {longest_prompt}; lower --max-tokens or take the problem out")
+        problem = {"id": len(problems), "problem": question, "answer": answer, "prompt_ids": ids, "origin": origin}
+        if "level" in row:
+            problem["level"] = str(row["level"]).removeprefix("Level ")
+        problems.append(problem)
+    if not problems:
+        raise InputError(f"data {source}: holds no problem")
+    if not check_answers:
+        return problems
+    usable = readable([p["answer"] for p in problems])
+    dropped = [p for p, ok in zip(problems, usable, strict=True) if not ok]
+    if dropped:
+        listed = "; ".join(f"{p['origin']}: {p['answer'][:40]!r}" for p in dropped[:5])
+        print(f"{source}: {len(dropped)} of {len(problems)} problems dropped, math-verify cannot read their answers: "
+              f"{listed}" + (" ..." if dropped[5:] else ""))
+    if len(dropped) == len(problems):
+        raise InputError(f"data {source}: no problem is left, math-verify can read none of the answers; is "
+                         "--answer-column right?")
+    return [p for p, ok in zip(problems, usable, strict=True) if ok]
+
+
+def question_and_answer(row, question_column, answer_column, origin):
+    """The question (text or chat messages) and the bare answer (text) of a row. Raises InputError."""
+    question_columns = [question_column] if question_column else QUESTION_COLUMNS
+    answer_columns = [answer_column] if answer_column else ANSWER_COLUMNS
+    question = pick_column(row, question_columns, "--question-column", origin)
+    answer = pick_column(row, answer_columns, "--answer-column", origin)
+    is_chat = isinstance(question, list) and all(isinstance(m, dict) and "content" in m for m in question)
+    if not isinstance(question, str) and not is_chat:
+        raise InputError(f"{origin}: the question is neither a text nor a list of chat messages; name its column with "
+                         "--question-column")
+    answer = str(answer[0] if isinstance(answer, list) else answer)
+    answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip().strip("$")
+    context = row.get("context")  # OlympiadBench keeps it apart
+    if isinstance(question, str) and isinstance(context, str) and context.strip():
+        question = f"{context.strip()}\n{question}"
+    return question, answer
+
+
+class Shuffled:
+    """Endless passes over a list, each in a new order that depends only on (seed, pass).
+
+    State: how many items were drawn.
+    """
+
+    def __init__(self, items, seed):
+        self.items, self.seed, self.drawn = items, seed, 0
+
+    def draw(self, count):
+        """The next `count` items."""
+        picked = []
+        for i in range(self.drawn, self.drawn + count):
+            turn, at = divmod(i, len(self.items))
+            if at == 0 or not picked:
+                order = list(range(len(self.items)))
+                random.Random(derive_seed(self.seed, "order", turn)).shuffle(order)
+            picked.append(self.items[order[at]])
+        self.drawn += count
+        return picked
+
+    def state_dict(self):
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state):
+        self.drawn = state["drawn"]

@@ -1,0 +1,68 @@
+"""Files that a kill cannot spoil, and long one-off jobs that go on where they were stopped."""
+
+import json
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from plumbing import InputError, distributed
+
+
+def read_lines(path):
+    """Rows of a .jsonl file, [] without one; a last line cut off by a kill is left out."""
+    rows = []
+    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def write_aside(path, text):
+    """Replace a file in one move, so that a kill leaves the old one or the new one."""
+    if not distributed.is_main():
+        return
+    aside = path.with_name(path.name + ".partial")
+    aside.write_text(text)
+    os.replace(aside, path)
+
+
+def append(path, rows):
+    """Add rows to a .jsonl file."""
+    if distributed.is_main():
+        with open(path, "a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_record(file):
+    """The lines of a record that fill_record wrote. Raises InputError."""
+    if not (lines := read_lines(file)):
+        raise InputError(f"{file}: holds no line that can be read; give a record of an earlier run")
+    return lines
+
+
+def fill_record(file, items, work, wanted, found, chunk=64, **tag):
+    """Do a long one-off job on items, in chunks -> the lines of `file` with this tag, one for each item done.
+
+    work(items, start) -> one dict for each item; start: the first one's place in the list. The job ends when
+    `wanted` lines satisfy found(line), or with the last item. Each chunk is written down at once: what a
+    killed run has done is not done again. tag: keeps several jobs of one file apart.
+    """
+    lines, others = [], []
+    for line in read_lines(file):
+        (lines if line.items() >= tag.items() else others).append(line)
+    if len(lines) != len(items):
+        lines = lines[: len(lines) // chunk * chunk]  # a chunk that a kill has cut is done anew
+    write_aside(file, "".join(json.dumps(line) + "\n" for line in others + lines))
+    with tqdm(total=min(wanted, len(items)), initial=sum(map(found, lines)), desc=file.stem, unit="question",
+              dynamic_ncols=True, disable=not distributed.is_main()) as bar:
+        for start in range(len(lines), len(items), chunk):
+            if sum(map(found, lines)) >= wanted:
+                break
+            new = [tag | line for line in work(items[start : start + chunk], start)]
+            append(file, new)
+            lines += new
+            bar.update(sum(map(found, new)))
+    return lines

@@ -1,0 +1,358 @@
+"""One run of a script: set-up, metrics, checkpoints, resume, and what the user sees."""
+
+import atexit
+import json
+import os
+import platform
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common import (
+    GAP_LIMITS,
+    ROOT,
+    TINY_MODEL,
+    MasterAdamW,
+    evaluate,
+    load_model,
+    make_sampler,
+    which_sampler,
+)
+from plumbing import InputError, derive_seed, distributed
+from plumbing.curves import plot_curves
+from plumbing.data import load_problems, set_name
+from plumbing.memory import fit_memory
+from plumbing.records import append, read_lines, write_aside
+from plumbing.reward import load_reward
+from plumbing.tracker import make_tracker
+
+PHASES = ("sync", "sample", "verify", "train")  # of a step
+
+
+class Folder:
+    """A run's folder: args.json, metrics.jsonl, checkpoints and curves.png."""
+
+    def __init__(self, args, script, panels=None):
+        """panels: what curves.png is to show besides the metrics that all scripts have; see curves.py."""
+        distributed.start()
+        self.args, self.started = args, time.time()
+        new = "" if args.resume or not distributed.is_main() else str(self.new_folder(script))
+        self.out = Path(args.resume or distributed.all_gather(new)[0])
+        atexit.register(self.tidy)
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, self.stop)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            args.out = str(self.out)
+            about = {"settings": vars(args), "panels": panels or {}, "environment": environment()}
+            write_aside(self.out / "args.json", json.dumps(about, indent=2))
+        except OSError as problem:
+            raise InputError(f"--out {self.out}: cannot write there ({problem})") from None
+        distributed.barrier()  # the folder is there
+        saved = sorted(self.out.glob("checkpoint-??????"))
+        self.checkpoint = saved[-1] if saved else None  # the folder to start from; None: the beginning
+        self.metrics_file = self.out / "metrics.jsonl"
+        reached = int(self.checkpoint.name[-6:]) if saved else -1
+        self.done = max(reached, 0)  # steps whose work is kept
+        self.rows = [row for row in read_lines(self.metrics_file) if row["step"] <= reached]  # later ones are made again
+        if self.metrics_file.exists():
+            write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
+        print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
+        self.tracker = make_tracker(args.report_to, self.out, vars(args), reached)
+
+    def new_folder(self, script):
+        """--out, or the first runs/SCRIPT-MODEL[-NUMBER] that is not there. Raises InputError if it is
+        taken."""
+        name = f"{Path(script).stem}-{'tiny' if self.args.model == TINY_MODEL else Path(self.args.model).name}"
+        out, number = Path(self.args.out or Path("runs") / name), 1
+        while not self.args.out and out.exists():
+            number += 1
+            out = Path("runs") / f"{name}-{number}"
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume {out}, or "
+                             "name another")
+        return out
+
+    def stop(self, signal_number, frame):
+        """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and
+        verifier."""
+        name = signal.Signals(signal_number).name
+        raise SystemExit(f"stopped by {name}; continue with --resume {self.out}" if distributed.is_main() else 1)
+
+    def tidy(self):
+        """A start that failed before there was anything to keep leaves no folder behind."""
+        if distributed.is_main() and sorted(path.name for path in self.out.glob("*")) == ["args.json"]:
+            shutil.rmtree(self.out)
+
+    def last(self, name):
+        """The latest value of a metric; 0 if there is none."""
+        return next((row[name] for row in reversed(self.rows) if name in row), 0)
+
+    def say(self, text):
+        """Print beside the progress bar."""
+        tqdm.write(text)
+
+    def log(self, step, metrics):
+        """Append one row to metrics.jsonl and show what matters of it on the progress bar. Raises
+        InputError."""
+        self.rows.append({"step": step, **metrics})
+        try:
+            append(self.metrics_file, self.rows[-1:])
+        except OSError as problem:
+            raise InputError(f"step {step} could not be logged ({problem}); make room and continue with --resume "
+                             f"{self.out}") from None
+        self.tracker.log(step, metrics)
+        for name in (m for m in metrics if re.fullmatch(r"eval/[^/]+/avg@\d+", m)):
+            self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
+        if "reward" in metrics:
+            shown = {"reward": "reward", "zero-variance": "frac_reward_zero_std", "length": "completions/mean_length"}
+            words = [f"{word} {metrics[name]:.2f}".removesuffix(".00") for word, name in shown.items()]
+            words += [f"{phase} {metrics['time/' + phase]:.1f}s" for phase in PHASES]
+            words += [f"{verb} {metrics[f'time/{verb}_tokens_per_s'] / 1000:.1f}k tok/s" for verb in ("sampled", "trained")]
+            self.bar.set_postfix_str(" ".join(words))
+
+    def finish(self):
+        """Draw the curves and print what the run did to each evaluation set."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if distributed.is_main():
+            plot_curves([self.out])
+        self.tracker.close()
+        print(before_and_after(self.rows))
+        print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
+
+
+class Run(Folder):
+    """A run with all that its script works with, loaded in one call.
+
+    model, tokenizer, sampler, optimizer; reference: the starting model if there is a KL term, else None;
+    problems: what to train on; eval_sets: {name: problems}; reward: the function that scores responses;
+    longest_prompt: tokens that leave room for an answer; done: steps to go on after.
+    """
+
+    def __init__(self, args, script, panels=None):
+        torch.set_num_threads(args.threads or torch.get_num_threads())
+        super().__init__(args, script, panels)
+        self.reward = load_reward(args.reward)
+        masters = fit_memory(
+            args.model, dtype=args.dtype, masters=args.masters, gradient_checkpointing=args.gradient_checkpointing,
+            micro_batch_tokens=args.micro_batch_tokens,
+            engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
+        self.model, self.tokenizer = load_model(
+            self.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
+        self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
+        self.longest_prompt = self.model.config.max_position_embeddings - args.max_tokens
+        self.problems = self.load(args.data, question_column=args.question_column, answer_column=args.answer_column)
+        self.eval_sets = {set_name(source): self.load(source) for source in args.eval_sets}
+        self.sampler = make_sampler(
+            args.sampler, self.model, self.tokenizer, args.sample_rows, memory=args.engine_memory,
+            tensor_parallel=args.tensor_parallel)
+        torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
+        self.optimizer = MasterAdamW(self.model, args.lr, args.weight_decay, masters=masters)
+        self.max_logp_gap = args.max_logp_gap or GAP_LIMITS[self.sampler.dtype]
+        self.clock, self.counted_as, self.since = Counter(), None, time.time()
+
+    def load(self, source, **columns):
+        """Problems of a source, as load_problems."""
+        check = self.args.reward == ""  # only the verifier has to read the answers
+        return load_problems(source, self.tokenizer, instruction=self.args.instruction, check_answers=check,
+                             longest_prompt=self.longest_prompt, **columns)
+
+    def steps(self, **metrics):
+        """Evaluate the starting model, unless that is done; then the steps that are not done, with a progress
+        bar.
+
+        metrics: what else to log before step 1.
+        """
+        if self.done == 0:
+            self.log(0, self.evaluate() | metrics)
+        self.bar = tqdm(range(self.done + 1, self.args.steps + 1), initial=self.done, total=self.args.steps,
+                        unit="step", dynamic_ncols=True, smoothing=0.1, disable=not distributed.is_main())
+        for step in self.bar:
+            self.clock.clear()
+            yield step
+
+    def phase(self, name):
+        """From here on time counts as `name`, until the next phase; None: as nothing."""
+        now = time.time()
+        if self.counted_as:
+            self.clock[self.counted_as] += now - self.since
+        self.counted_as, self.since = name, now
+
+    def evaluate(self):
+        """Score the model on the evaluation sets -> dict of metrics."""
+        args = self.args
+        self.sampler.sync()
+        return evaluate(
+            self.sampler, self.tokenizer, self.eval_sets, n=args.eval_samples, temperature=args.eval_temperature,
+            max_tokens=args.max_tokens, seed=derive_seed(args.seed, "eval"), reward=self.reward)
+
+    def shared_metrics(self, rewards, sampled, learned, batches, sums):
+        """What every script logs of a step -> dict of metrics.
+
+        rewards (groups, G): of the groups that were drawn, before anything was done to them. sampled: all
+        rollouts that were drawn; learned: those that the loss is a mean over; batches: the collated ones that
+        were computed; sums: of loss, entropy and clipped tokens over them, over all ranks.
+        """
+        self.phase(None)
+        rewards = rewards.double()
+        zero_variance = (rewards == rewards[:, :1]).all(1)
+        sizes = distributed.sum_over_ranks({
+            "trained": sum(b["completion_mask"].sum().item() for b in batches),
+            "real": sum(b["attention_mask"].sum().item() for b in batches),
+            "padded": sum(b["attention_mask"].numel() for b in batches)})
+        drawn, kept = (sum(len(r.completion_ids) for r in some) for some in (sampled, learned))
+        trained, updates = max(1, sizes["trained"]), getattr(self.args, "updates_per_batch", 1)
+        return {
+            "reward": rewards.mean().item(),
+            "frac_reward_zero_std": zero_variance.double().mean().item(),
+            "frac_all_right": (zero_variance & (rewards[:, 0] == 1)).double().mean().item(),
+            "completions/mean_length": kept / max(1, len(learned)),
+            "completions/clipped_ratio": sum(not r.finished for r in learned) / max(1, len(learned)),
+            "loss": sums["loss"] / updates,  # near 0 on policy whatever happens: look at reward and grad_norm
+            "entropy": sums["entropy"] / trained,
+            **{name: sums[name] / (trained * updates) for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl")},
+            "num_tokens": self.last("num_tokens") + drawn + sum(len(r.prompt_ids) for r in sampled),
+            **{f"time/{phase}": self.clock[phase] for phase in PHASES},
+            "time/sampled_tokens_per_s": drawn / max(1e-9, self.clock["sample"]),
+            "time/trained_tokens_per_s": trained / max(1e-9, self.clock["train"]),
+            "time/padding": 1 - sizes["real"] / sizes["padded"] if sizes["padded"] else 0.0,
+        }
+
+    def finish_step(self, step, metrics, last=False, **stateful):
+        """Log a step; evaluate and save if it is time, or if it is the last. stateful: as in save()."""
+        last = last or step == self.args.steps
+        if step % self.args.eval_every == 0 or last:
+            began = time.time()
+            metrics |= self.evaluate()
+            metrics["time/evaluate"] = time.time() - began
+        self.log(step, metrics)
+        if step % self.args.save_every == 0 or last:
+            self.save(step, **stateful)
+
+    def restore(self, **stateful):
+        """Load what save() wrote, if the run goes on. stateful: objects with state_dict() and
+        load_state_dict()."""
+        if self.checkpoint is None:
+            return
+        state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name, owner in stateful.items():
+            owner.load_state_dict(state[name])
+        torch.set_rng_state(state["torch_rng"])
+        random.setstate(state["python_rng"])
+
+    def save(self, step, **stateful):
+        """Write a checkpoint aside and rename it, so that a killed run leaves whole ones only. The last two
+        are kept.
+
+        stateful: what else to keep, as in restore(). Raises InputError.
+        """
+        state = {name: owner.state_dict() for name, owner in stateful.items()}
+        state |= {"step": step, "optimizer": self.optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
+        state |= {"python_rng": random.getstate()}
+        weights = None
+        if distributed.WORLD_SIZE > 1:
+            weights = distributed.full_tensors(self.model.state_dict())
+            weights = {name: weight.to(self.model.compute_dtype) for name, weight in weights.items()}
+        if not distributed.is_main():
+            return
+        final = self.out / f"checkpoint-{step:06d}"
+        if final.exists():
+            return
+        aside = final.with_suffix(".partial")
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            self.model.save_pretrained(aside, state_dict=weights)
+            self.tokenizer.save_pretrained(aside)
+            torch.save(state, aside / "trainer_state.pt")
+            aside.rename(final)
+        except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
+            shutil.rmtree(aside, ignore_errors=True)
+            raise InputError(f"step {step} could not be saved ({problem}); make room and continue with --resume "
+                             f"{self.out}") from None
+        for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
+            shutil.rmtree(old)
+
+    def show_example(self, rollouts, golds, group_size, prefix_lengths=None):
+        """Print a group, and one response token role by token role: the first group whose rewards differ.
+
+        golds: of each rollout. prefix_lengths: how many tokens at the end of each rollout's prompt are a
+        prefix.
+        """
+        groups = range(0, len(rollouts), group_size)
+        differs = [len({r.reward for r in rollouts[i : i + group_size]}) > 1 for i in groups]
+        first = differs.index(True) * group_size if any(differs) else 0
+        rollout, prefix = rollouts[first], prefix_lengths[first] if prefix_lengths else 0
+        parts = [("prompt", len(rollout.prompt_ids) - prefix), ("prefix", prefix), ("response", len(rollout.completion_ids))]
+        lines, at = ["one sample, and which of its tokens are trained on:"], 0
+        for name, size in parts:
+            text = self.tokenizer.decode((rollout.prompt_ids + rollout.completion_ids)[at : at + size])
+            role = "trained on" if name == "response" else "not trained"
+            lines += [f"  {name:9} {size:4} tokens  {role}  {text!r}"] * (size > 0 or name == "response")
+            at += size
+        lines.append(f"one group (right answer {golds[first]}):   reward  advantage  response")
+        for r in rollouts[first : first + group_size]:
+            lines.append(f"{'':34} {r.reward:6.1f}  {r.advantage:+9.3f}  {self.tokenizer.decode(r.completion_ids)!r}")
+        self.say("\n".join(lines))
+
+    def finish(self):
+        """Draw the curves, print what the run did, and end the sampler."""
+        super().finish()
+        self.sampler.close()
+
+
+def train_arms(main, argv, run, arms, *flags):
+    """Run a script again for each of the other arms, in folders inside this run's, and draw all their curves.
+
+    flags: for them all.
+    """
+    for arm in arms:
+        print(f"\narm {arm}:")
+        given = sys.argv[1:] if argv is None else argv
+        main([*given, "--arm", arm, "--compare", "--out", str(run.out / arm), *flags])
+        plot_curves([run.out, *(run.out / other for other in arms if (run.out / other).exists())])
+
+
+def before_and_after(rows):
+    """The first and the last evaluation side by side, as text."""
+    rows = [row for row in rows if any(name.startswith("eval/") for name in row)]
+    if not rows:
+        return "no evaluation was made"
+    first, last = rows[0], rows[-1]
+    averages = [name for name in last if re.search(r"/avg@\d+$", name)]
+    width = max(len(name) for name in averages) - 5
+    after = f"after step {last['step']}"
+    lines = [f"{'':{width}}  {'before':>16}{after:>20}{'pass@k before':>18}{'after':>8}"]
+    for name in averages:
+        part, n = name.removeprefix("eval/").rsplit("/avg@", 1)
+        passes = [metric for metric in last if metric.startswith(f"eval/{part}/pass@")]
+        best = max(passes, key=lambda metric: int(metric.rsplit("@")[1]), default=name)
+        scores = [f"{100 * row[name]:.1f} ± {100 * row[name + '_stderr']:.1f}" for row in (first, last)]
+        passed = f"{100 * first[best]:>18.1f}{100 * last[best]:>8.1f}  ({best.rsplit('/')[-1]})"
+        lines.append(f"{part + ' avg@' + n:{width}}  {scores[0]:>16}{scores[1]:>20}{passed}")
+    return "\n".join(lines)
+
+
+def environment():
+    """Versions, machine and commit, for args.json."""
+    try:
+        commit = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+        commit = subprocess.run(commit, capture_output=True, text=True).stdout.strip()
+    except OSError:  # no git on this machine
+        commit = None
+    device = f"{platform.machine()}, {os.cpu_count()} cores"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_name()
+    versions = {name: version(name) for name in ("torch", "transformers", "math-verify", "datasets")}
+    return {"commit": commit or None, "python": platform.python_version(), "device": device,
+            "ranks": distributed.WORLD_SIZE, "command": sys.argv, **versions}

@@ -1,0 +1,115 @@
+"""Command-line flags of all scripts: each script's own table, and the one of settings that are no part of a
+method."""
+
+import argparse
+import functools
+import json
+import re
+import sys
+from pathlib import Path
+
+from common import TINY_MODEL
+from plumbing import InputError
+
+MACHINE = {
+    # name: (with --model, tiny, meaning; its permitted values, if they are few)
+    "question_column": ("", "", "column of --data that holds the question, if it has an unusual name"),
+    "answer_column": ("", "", "column of --data that holds the answer, if it has an unusual name"),
+    "reward": ("", "", "your own reward, FILE.py:FUNCTION: texts and gold answers in, numbers from 0 to 1 out"),
+    "report_to": ("none", "none", "tracker that gets the metrics as well", ("none", "tensorboard", "wandb")),
+    "importance_cap": (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; verl's default"),
+    "max_logp_gap": (
+        0.0, 0.0, "stop if sampler and trainer differ by more nats on the mean token, 0: 1e-4 in float32, "
+        "0.1 in bfloat16"),
+    "sampler": (
+        "auto", "auto", "what draws responses; auto: vllm if there is a GPU", ("auto", "vllm", "transformers")),
+    "engine_memory": (0.4, 0.4, "share of the GPU's memory that vLLM may hold while it samples"),
+    "tensor_parallel": (1, 1, "GPUs that share one vLLM engine"),
+    "dtype": (
+        "bfloat16", "float32", "precision the model computes in; the optimizer's weights are float32",
+        ("bfloat16", "float32")),
+    "masters": (
+        "auto", "auto", "where the optimizer's weights and moments are; auto: on the GPU if they fit",
+        ("auto", "gpu", "cpu")),
+    "gradient_checkpointing": (
+        True, False, "recompute activations in the backward pass: less memory, one more forward pass"),
+    "micro_batch_tokens": (
+        16384, 4096, "tokens, padding included, in one forward and backward pass: memory only; small ones pad less"),
+    "sample_rows": (256, 256, "sequences sampled side by side: memory only"),
+    "threads": (0, 1, "CPU threads of torch, 0: its own choice; tensors as small as the tiny model's lose by sharing"),
+}
+POSITIVE = (
+    "prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every", "eval_samples",
+    "save_every", "micro_batch_tokens", "sample_rows")  # numbers that may not be 0; none may be negative
+CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume", "report_to")  # what --resume may change
+
+
+def one_line_errors(main):
+    """Let a script's main(argv) end with one line and exit status 1, not a traceback, where it meets an
+    InputError."""
+    @functools.wraps(main)
+    def wrapped(argv=None):
+        try:
+            return main(argv)
+        except InputError as problem:
+            raise SystemExit(f"error: {problem}") from None
+
+    return wrapped
+
+
+def parse_settings(doc, settings, argv=None):
+    """Turn a script's two-column table, and MACHINE, into command-line flags -> namespace.
+
+    settings: {name: (value with --model, value without, help)}, with the permitted values in a fourth place
+    if there are few; a name `group_size` becomes the flag --group-size. Which column supplies the defaults
+    depends on whether --model is given. With --resume DIR the settings come from DIR/args.json, and a flag
+    that contradicts them is refused. Raises InputError.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    argv = [re.sub(r"^--[^=]+", lambda flag: flag[0].replace("_", "-"), word) for word in argv]
+    given = vars(flags(doc, settings).parse_args(argv))
+    for name, value in given.items():
+        if isinstance(value, int | float) and not (value > 0 or value == 0 and name not in POSITIVE):
+            needed = "above 0" if name in POSITIVE else "0 or more"
+            raise InputError(f"--{name.replace('_', '-')} {value}: must be {needed}")
+    if "resume" in given:
+        given = resumed(given)
+    column = 1 if given.get("tiny") or given.get("model", TINY_MODEL) == TINY_MODEL else 0
+    defaults = {"model": TINY_MODEL, "tiny": False, "out": None, "resume": None}
+    defaults |= {name: row[column] for name, row in (settings | MACHINE).items()}
+    return argparse.Namespace(**defaults | given)
+
+
+def flags(doc, settings):
+    """The parser of a script's flags. What is not given is not in its result."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", help="model to train, a hub id or a local folder (none: the tiny model and settings)")
+    parser.add_argument("--tiny", action="store_true", help="the tiny settings, for a --model that the tiny one became")
+    parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
+    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder from its last checkpoint")
+    own = parser.add_argument_group("settings of the method [with --model | tiny]")
+    shared = parser.add_argument_group("settings of data, reward and machine, the same in all scripts [with --model | tiny]")
+    for group, table in ((own, settings), (shared, MACHINE)):
+        for name, (full, tiny, text, *choices) in table.items():
+            kind = {bool: {"action": argparse.BooleanOptionalAction}, list: {"nargs": "*"}}
+            kind = kind.get(type(full), {"type": type(full)}) | ({"choices": choices[0]} if choices else {})
+            text = f"{text} [{full} | {tiny}]".replace("%", "%%")
+            group.add_argument("--" + name.replace("_", "-"), help=text, **kind)
+    return parser
+
+
+def resumed(given):
+    """The settings of the run in given["resume"], with the flags that may change. Raises InputError for
+    others."""
+    folder = given["resume"]
+    file = Path(folder) / "args.json"
+    if not file.exists():
+        raise InputError(f"--resume {folder}: no run here ({file} is missing); give the folder of an earlier run")
+    old = json.loads(file.read_text())["settings"]
+    for name, value in given.items():
+        if name not in CHANGEABLE and old.get(name) != value:
+            flag = "--" + name.replace("_", "-")
+            raise InputError(f"--resume {folder}: that run had {flag} {old.get(name)}, not {value}; drop it or start a "
+                             "new run")
+    return old | given
