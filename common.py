@@ -9,38 +9,35 @@ Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a
 """
 
 import atexit
-import contextlib
 import copy
 import dataclasses
 import importlib.util
 import math
 import os
-import socket
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import torch
-import torch._dynamo.config
 import torch.distributed as dist
-from packaging.version import Version
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 from transformers.utils import logging as transformers_logging
 
 from plumbing import InputError, derive_seed, distributed
+from plumbing.cache import RoomyLayer
+from plumbing.engine import engine_environment, import_vllm
 from plumbing.verifier import verify
 
 ROOT = Path(__file__).resolve().parent
 TINY_MODEL = "tiny/model"  # what a script trains when it is given no --model
 GAP_LIMITS = {torch.float32: 1e-4, torch.bfloat16: 0.1}  # nats, by the sampler's precision: see sampling_gap
-TESTED_VLLM = ("0.32.0", "0.33")  # from, and below which: vLLM changes what is used here between minor versions
 transformers_logging.set_verbosity_error()
 transformers_logging.disable_progress_bar()
 
 
-# ---- model and optimizer -----------------------------------------------------------------------------------
+# ---- model -----------------------------------------------------------------------------------
 
 
 def here_or_in_repository(path):
@@ -58,9 +55,8 @@ def load_model(path, dtype="float32", gradient_checkpointing=False):
         tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
         model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=getattr(torch, dtype))
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
-        reason = str(problem).splitlines()[0]
-        raise InputError(
-            f"--model {path}: neither a folder with a model nor a model the hub can give ({reason})") from None
+        raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give "
+                         f"({str(problem).splitlines()[0]})") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
@@ -69,56 +65,6 @@ def load_model(path, dtype="float32", gradient_checkpointing=False):
     if distributed.WORLD_SIZE > 1:
         distributed.shard(model, model.dtype, _score)
     return model, tokenizer
-
-
-def gradient_norm(gradients):
-    """Norm of gradients, as backward() leaves them -> a number."""
-    norm = distributed.full_tensors(torch.nn.utils.get_total_norm(gradients))
-    return distributed.WORLD_SIZE * norm.item()
-
-
-class MasterAdamW:
-    """AdamW that owns float32 copies ("masters") of the weights it updates.
-
-    A bfloat16 weight cannot take a step of 1e-6: 98 of 100 such steps round to nothing. So the model computes
-    in its own precision, the optimizer sums the steps up in float32 and hands back what they come to.
-    masters: "gpu", or "cpu" to keep masters and moments, 12 bytes a parameter, out of the GPU's memory.
-    Weights that are float32 in that place already are their own masters.
-    """
-
-    def __init__(self, model, lr, weight_decay, masters="gpu"):
-        self.weights = [weight for weight in model.parameters() if weight.requires_grad]
-        device = {"gpu": None, "cpu": "cpu"}[masters]
-        self.masters = [weight.detach().to(device or weight.device, torch.float32) for weight in self.weights]
-        self.adam = torch.optim.AdamW(
-            self.masters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
-
-    def step(self, lr, max_grad_norm):
-        """Shorten the gradients to max_grad_norm, update, clear them -> their norm before, as a number."""
-        distributed.sum_gradients(self.weights)
-        norm = distributed.full_tensors(torch.nn.utils.clip_grad_norm_(self.weights, max_grad_norm)).item()
-        for group in self.adam.param_groups:
-            group["lr"] = lr
-        for weight, master in zip(self.weights, self.masters, strict=True):  # only one float32 gradient at a time
-            if weight.grad is not None:
-                master.grad = weight.grad.to(master.device, torch.float32)
-                weight.grad = None
-                self.adam.step()  # passes over the masters that have no gradient
-                master.grad = None
-                weight.data.copy_(master)
-        return norm
-
-    def state_dict(self):
-        return distributed.full_tensors({"adam": self.adam.state_dict(), "masters": self.masters})
-
-    def load_state_dict(self, state):
-        for i, moments in state["adam"]["state"].items():
-            for name, tensor in moments.items():
-                moments[name] = distributed.shard_like(tensor, self.masters[i])
-        self.adam.load_state_dict(state["adam"])
-        for weight, master, saved in zip(self.weights, self.masters, state["masters"], strict=True):
-            master.copy_(distributed.shard_like(saved, master))
-            weight.data.copy_(master)
 
 
 # ---- sampling: token ids in and out, never text ------------------------------------------------------------
@@ -148,10 +94,12 @@ def build_prompt(tokenizer, question, instruction):
     question: a text, or a list of chat messages (which is taken to hold its own instructions). The chat
     template is used where the tokenizer has one; without, the text and a line break.
     """
-    messages = [{"role": "user", "content": question + instruction}] if isinstance(question, str) else question
-    if tokenizer.chat_template:
+    messages = question
+    if isinstance(question, str):
+        messages = [{"role": "user", "content": question + instruction}]
+    if tokenizer.chat_template:  # it writes the special tokens
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return tokenizer(text, add_special_tokens=False).input_ids  # the template has written the special tokens
+        return tokenizer(text, add_special_tokens=False).input_ids
     return tokenizer("\n".join(message["content"] for message in messages) + "\n").input_ids
 
 
@@ -228,15 +176,15 @@ class TransformersSampler:
             going = ~finished[alive]
             if t + 1 == max_tokens or not going.any():
                 break
-            if going.sum() < 0.8 * len(alive):  # let finished rows go, not one by one: each time the cache is copied
+            if going.sum() < 0.8 * len(alive):  # let finished rows go, not one by one: the cache is copied
                 keep = going.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
                 alive, heat, mask, token = alive[keep], heat[keep], mask[keep], token[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
-        rows = zip(contexts, tokens.tolist(), logps.tolist(), lengths.tolist(), finished.tolist(), temperatures)
+        columns = [column.tolist() for column in (tokens, logps, lengths, finished)]
         return [Rollout(context, ids[:size], values[:size], ended, temperature)
-                for context, ids, values, size, ended, temperature in rows]
+                for context, temperature, ids, values, size, ended in zip(contexts, temperatures, *columns)]
 
     def _read_prompts(self, contexts):
         """Logits of the first token, attention mask and cache, a row for each context. A group reads its
@@ -248,84 +196,18 @@ class TransformersSampler:
         ids = [[0] * pad + contexts[i] for pad, i in zip(padding, distinct)]
         mask = [[0] * pad + [1] * (width - pad) for pad in padding]
         ids, mask = torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-        cache = Cache(layer_class_to_replicate=_RoomyLayer)
+        cache = Cache(layer_class_to_replicate=RoomyLayer)
         logits = self._next(ids, mask, (mask.cumsum(1) - 1).clamp(min=0), cache)
-        spread = torch.arange(len(distinct), device=device).repeat_interleave(torch.tensor(copies, device=device))
+        copies = torch.tensor(copies, device=device)
+        spread = torch.arange(len(distinct), device=device).repeat_interleave(copies)
         cache.batch_select_indices(spread)
         return logits[spread], mask[spread], cache
 
     def _next(self, ids, mask, positions, cache):
         """Logits (rows, V) of the next token, in float32."""
-        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "past_key_values": cache}
-        return self.model(**inputs, use_cache=True, logits_to_keep=1).logits[:, -1].float()
-
-
-class _RoomyLayer(DynamicLayer):
-    """Keys and values with room for the tokens to come: transformers' own layer copies all for every new
-    token."""
-
-    ROOM = 32
-    buffers = None
-
-    def update(self, key_states, value_states, *args, **kwargs):
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        states = (key_states, value_states)
-        length = self.get_seq_length()
-        end = length + key_states.shape[-2]
-        if self.buffers is None or end > self.buffers[0].shape[-2]:
-            self.buffers = [new.new_empty(*new.shape[:-2], end + self.ROOM, new.shape[-1]) for new in states]
-            for buffer, old in zip(self.buffers, (self.keys, self.values)):
-                if length:
-                    buffer[..., :length, :] = old
-        for buffer, new in zip(self.buffers, states):
-            buffer[..., length:end, :] = new
-        self.keys, self.values = (buffer[..., :end, :] for buffer in self.buffers)
-        return self.keys, self.values
-
-    def batch_select_indices(self, indices):
-        super().batch_select_indices(indices)
-        self.buffers = None  # the rows that stay are copies of their own
-
-
-@contextlib.contextmanager
-def _engine_environment():
-    """What vLLM reads from the environment while it is imported and started.
-
-    The rank variables are torchrun's; without it they are there for this only.
-    """
-    with socket.socket() as probe:  # a free port
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = {name: value for name, value in ranks.items() if name not in os.environ}
-    wanted = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "CRITICAL", "VLLM_NO_USAGE_STATS": "1"}
-    if not torch.cuda.is_available():
-        wanted |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # GiB; threads stay put
-        torch._dynamo.config.disable = True  # vLLM would compile one small function for 20 s
-    for name, value in (wanted | ranks).items():
-        os.environ.setdefault(name, value)
-    try:
-        yield
-    finally:
-        for name in ranks:  # a program started from here must not take itself for a rank
-            del os.environ[name]
-
-
-def _import_vllm():
-    """The vllm package, in a version that was tested. Raises InputError."""
-    try:
-        import vllm  # only here: it is slow to import, and not everybody has it
-    except ImportError as problem:
-        raise InputError(f"--sampler vllm: cannot import vLLM ({problem}); pip install -r requirements.txt or take "
-                         "--sampler transformers") from None
-    oldest, first_untested = map(Version, TESTED_VLLM)
-    if not oldest <= Version(vllm.__version__) < first_untested and not os.environ.get("ALLOW_UNTESTED_VLLM"):
-        raise InputError(
-            f"vLLM {vllm.__version__} is installed, but this code was tested with {TESTED_VLLM[0]} and later, below "
-            f"{TESTED_VLLM[1]}: install one of these, or set ALLOW_UNTESTED_VLLM=1 and watch "
-            "sampling/sampling_logp_difference")
-    return vllm
+        output = self.model(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache,
+                            use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1].float()
 
 
 class VLLMSampler:
@@ -363,11 +245,11 @@ class VLLMSampler:
             "enable_sleep_mode": self.cuda,
             "gpu_memory_utilization": memory,
         }
-        if not self.cuda:  # the CPU build fails when it has to cut a seeded request in two: there must be room for all
+        if not self.cuda:  # the CPU build cannot cut a seeded request in two: there must be room for all
             options |= {"enforce_eager": True, "max_num_batched_tokens": rows * self.room}
-        with tempfile.TemporaryDirectory() as folder, _engine_environment(), torch.random.fork_rng():
+        with tempfile.TemporaryDirectory() as folder, engine_environment(), torch.random.fork_rng():
             config.save_pretrained(folder)  # the engine reads its shape from disk
-            self.vllm = _import_vllm()
+            self.vllm = import_vllm()
             self.llm = self.vllm.LLM(model=folder, **options)
         atexit.register(self.close)
 
@@ -415,17 +297,18 @@ class VLLMSampler:
             return []
         longest = max(map(len, contexts))
         if longest + max_tokens > self.room:  # vLLM would cut the response short without a word
-            raise InputError(f"a context of {longest} tokens leaves no room for {max_tokens} more in the model's "
-                             f"{self.room}; lower --max-tokens")
+            raise InputError(f"a context of {longest} tokens leaves no room for {max_tokens} more in the "
+                             f"model's {self.room}; lower --max-tokens")
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
         shared = {"max_tokens": max_tokens, "logprobs": 0, "top_p": 1.0, "top_k": 0}
         shared |= {"stop_token_ids": self.stop, "detokenize": False}
-        rows = [i for i in range(len(contexts)) for _ in range(n)]  # the prefix cache shares the prompt of a group
+        rows = [i for i in range(len(contexts)) for _ in range(n)]  # the prefix cache shares a group's prompt
         requests, params = [], []
         for row, i in enumerate(rows):  # a request each, with its own seed
+            own = {"temperature": temperatures[i], "seed": derive_seed(seed, row)}
             requests.append(self.vllm.TokensPrompt(prompt_token_ids=contexts[i]))
-            params.append(self.vllm.SamplingParams(temperature=temperatures[i], seed=derive_seed(seed, row), **shared))
-        with torch.random.fork_rng():  # requests have their own seeds, but it draws from torch's generator all the same
+            params.append(self.vllm.SamplingParams(**own, **shared))
+        with torch.random.fork_rng():  # requests have own seeds; it draws from torch's generator all the same
             answers = self.llm.generate(requests, params, use_tqdm=False)
         rollouts = []
         for i, answer in zip(rows, answers, strict=True):
@@ -466,10 +349,12 @@ def make_sampler(name, model, tokenizer, rows=256, **engine):
     InputError.
     """
     if which_sampler(name) == "vllm":
-        sampler, tensor_parallel = VLLMSampler(model, tokenizer, rows, **engine), engine.get("tensor_parallel", 1)
+        sampler = VLLMSampler(model, tokenizer, rows, **engine)
     else:
-        sampler, tensor_parallel = TransformersSampler(model, tokenizer, rows), 1
-    return sampler if distributed.WORLD_SIZE == 1 else distributed.ShardedSampler(sampler, tensor_parallel)
+        sampler, engine = TransformersSampler(model, tokenizer, rows), {}
+    if distributed.WORLD_SIZE == 1:
+        return sampler
+    return distributed.ShardedSampler(sampler, engine.get("tensor_parallel", 1))
 
 
 # ---- reward ------------------------------------------------------------------------------------------------
@@ -484,7 +369,8 @@ def score_rollouts(rollouts, golds, tokenizer, reward=verify, counts=None):
     found = Counter()
 
     def check(part):
-        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) if r.finished else "" for r, _ in part]
+        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r, _ in part]
+        texts = [text if r.finished else "" for text, (r, _) in zip(texts, part)]
         return reward(texts, [gold for _, gold in part], found)
 
     values = distributed.split_work(list(zip(rollouts, golds, strict=True)), check)
@@ -501,7 +387,8 @@ class _TokenLogps(torch.autograd.Function):
     """Log-probability and entropy of tokens without ever holding the (N, V) logits: tile by tile, recomputed
     in the backward pass."""
 
-    ROWS, TILE = 1024, 2**21  # tokens and logits at a time: in float32 8 MB, which stay in a CPU's cache; 32 times that on a GPU
+    # Tokens and logits at a time: in float32 8 MB, which stay in a CPU's cache; 32 times that on a GPU.
+    ROWS, TILE = 1024, 2**21
 
     @staticmethod
     def tiles(hidden, weight, targets, inverse):
@@ -510,16 +397,18 @@ class _TokenLogps(torch.autograd.Function):
         rows = min(len(hidden), _TokenLogps.ROWS)
         columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         exact = hidden.dtype == inverse.dtype
-        inputs = hidden * inverse[:, None] if exact else hidden  # bfloat16 would be rounded once more; there the product is scaled
+        inputs = hidden * inverse[:, None] if exact else hidden  # bfloat16: scales the product
         buffer = hidden.new_empty(rows * columns)  # the same memory for all tiles
         for part in (slice(i, i + rows) for i in range(0, len(hidden), rows)):
-            for words in (slice(j, j + columns) for j in range(0, len(weight), columns)):
-                shape = len(inputs[part]), len(weight[words])
-                logits = torch.mm(inputs[part], weight[words].T, out=buffer[: shape[0] * shape[1]].view(shape))
-                column = targets[part] - words.start
+            for vocabulary in (slice(j, j + columns) for j in range(0, len(weight), columns)):
+                shape = len(inputs[part]), len(weight[vocabulary])
+                out = buffer[: shape[0] * shape[1]].view(shape)
+                logits = torch.mm(inputs[part], weight[vocabulary].T, out=out)
+                if not exact:
+                    logits = logits.to(inverse.dtype).mul_(inverse[part, None])
+                column = targets[part] - vocabulary.start
                 there = (column >= 0) & (column < columns)
-                yield (part, words, inputs[part], logits if exact else logits.to(inverse.dtype).mul_(inverse[part, None]),
-                       column.clamp(0, shape[1] - 1)[:, None], there)
+                yield part, vocabulary, inputs[part], logits, column.clamp(0, shape[1] - 1)[:, None], there
 
     @staticmethod
     def forward(ctx, hidden, weight, targets, inverse, with_entropy):
@@ -535,7 +424,8 @@ class _TokenLogps(torch.autograd.Function):
             logits.sub_(highest[:, None])
             exps = logits.exp() if with_entropy else logits.exp_()
             if with_entropy:
-                moments[part] = (moments[part] + sums[part] * shift) * shift.exp() + torch.linalg.vecdot(exps, logits)
+                moments[part] = (moments[part] + sums[part] * shift) * shift.exp()
+                moments[part] += torch.linalg.vecdot(exps, logits)
             sums[part] = sums[part] * shift.exp() + exps.sum(1)
             top[part] = highest
         log_sums, entropies = top + sums.log(), sums.log() - moments / sums
@@ -547,22 +437,26 @@ class _TokenLogps(torch.autograd.Function):
         hidden, weight, targets, inverse, log_sums, entropies = ctx.saved_tensors
         logp_grad = torch.zeros_like(inverse) if logp_grad is None else logp_grad
         hidden_grad = torch.zeros_like(hidden, dtype=inverse.dtype)
-        weight_grad = torch.zeros_like(weight, dtype=inverse.dtype)  # summed in float32: bfloat16 partial sums would bias training
-        for part, words, inputs, logits, column, there in _TokenLogps.tiles(hidden, weight, targets, inverse):
-            # d logp(y) / d z_v = [v = y] - p_v        d entropy / d z_v = -p_v (log p_v + entropy)        z = logits / temperature
+        weight_grad = torch.zeros_like(weight, dtype=inverse.dtype)  # bfloat16 sums would bias training
+        tiles = _TokenLogps.tiles(hidden, weight, targets, inverse)
+        for part, vocabulary, inputs, logits, column, there in tiles:
+            # z = logits / temperature:  d logp(y) / d z_v = [v = y] - p_v;  d entropy / d z_v = -p_v (log p_v
+            # + entropy)
             log_probs, pull = logits.sub_(log_sums[part, None]), logp_grad[part, None]
             if entropy_grad is not None:
                 pull = (log_probs + entropies[part, None]).mul_(entropy_grad[part, None]).add_(pull)
-            grad = log_probs.exp_().mul_(-pull).scatter_add_(1, column, torch.where(there, logp_grad[part], 0)[:, None])
+            own = torch.where(there, logp_grad[part], 0)[:, None]
+            grad = log_probs.exp_().mul_(-pull).scatter_add_(1, column, own)
             if grad.dtype == inputs.dtype:
-                hidden_grad[part].addmm_(grad, weight[words])
-                weight_grad[words].addmm_(grad.T, inputs)
+                hidden_grad[part].addmm_(grad, weight[vocabulary])
+                weight_grad[vocabulary].addmm_(grad.T, inputs)
             else:
                 grad = grad.mul_(inverse[part, None]).to(inputs.dtype)
-                hidden_grad[part] += grad @ weight[words]
-                weight_grad[words] += grad.T @ inputs
-        hidden_grad = hidden_grad * inverse[:, None] if hidden.dtype == inverse.dtype else hidden_grad.to(hidden.dtype)
-        return hidden_grad, weight_grad.to(weight.dtype), None, None, None
+                hidden_grad[part] += grad @ weight[vocabulary]
+                weight_grad[vocabulary] += grad.T @ inputs
+        if hidden.dtype == inverse.dtype:
+            hidden_grad = hidden_grad * inverse[:, None]
+        return hidden_grad.to(hidden.dtype), weight_grad.to(weight.dtype), None, None, None
 
 
 def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
@@ -607,10 +501,12 @@ def collate(rollouts, device="cpu", padding_side="right"):
     t is about predicting token t+1; advantages, temperatures (B,). Masks come from lengths: a padding or end
     token inside a response is an ordinary token.
 
-    >>> batch = collate([Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True), Rollout([5], [9, 9, 9], [0.0] * 3, False)])
-    >>> batch["input_ids"].tolist()               # prompt 5 6 7, response 8 2;    prompt 5, response 9 9 9, padding
+    >>> one = Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True)
+    >>> other = Rollout([5], [9, 9, 9], [0.0] * 3, False)
+    >>> batch = collate([one, other])
+    >>> batch["input_ids"].tolist()              # prompt 5 6 7, response 8 2; 5, 9 9 9, padding
     [[5, 6, 7, 8, 2], [5, 9, 9, 9, 0]]
-    >>> batch["completion_mask"].int().tolist()   # 7 -> 8 and 8 -> 2;             5 -> 9, 9 -> 9 and 9 -> 9
+    >>> batch["completion_mask"].int().tolist()  # 7 -> 8 and 8 -> 2;          5 -> 9, 9 -> 9 and 9 -> 9
     [[0, 0, 1, 1], [1, 1, 1, 0]]
     """
     sizes = [len(r.prompt_ids) + len(r.completion_ids) for r in rollouts]
@@ -622,7 +518,7 @@ def collate(rollouts, device="cpu", padding_side="right"):
     input_ids = torch.zeros(len(rollouts), width, dtype=torch.long)
     real = (at >= start) & (at < end)
     input_ids[real] = torch.tensor([token for r in rollouts for token in r.prompt_ids + r.completion_ids])
-    completion_mask = ((at >= prompt) & (at < end))[:, 1:]  # the first response token is predicted at the last of the prompt
+    completion_mask = ((at >= prompt) & (at < end))[:, 1:]  # the first token counts
     sampling_logps = torch.zeros(completion_mask.shape)
     sampling_logps[completion_mask] = torch.tensor([logp for r in rollouts for logp in r.logps])
     batch = {
@@ -643,7 +539,9 @@ def completion_logps(model, batch, temperatures):
 
     temperatures (B,): each row's; the logits are divided by it.
     """
-    return model.score(batch, temperatures) if distributed.WORLD_SIZE > 1 else _score(model, batch, temperatures)
+    if distributed.WORLD_SIZE > 1:
+        return model.score(batch, temperatures)
+    return _score(model, batch, temperatures)
 
 
 def _score(model, batch, temperatures):
@@ -657,10 +555,14 @@ def _score(model, batch, temperatures):
     return tuple(zero.masked_scatter(mask, x) for zero, x in zip(zeros, scored))
 
 
-def reference_logps(reference, batch, temperatures):
-    """completion_logps under the model that the KL term holds on to, without gradient; None without one."""
+def reference_logps(reference, batch, temperatures=None):
+    """Log-probabilities under the model that the KL term holds on to, without gradient; None without one.
+
+    temperatures: as in completion_logps (None: those of the sampling).
+    """
     if reference is None:
         return None
+    temperatures = batch["temperatures"] if temperatures is None else temperatures
     with torch.no_grad():
         return completion_logps(reference, batch, temperatures)[0]
 
@@ -682,21 +584,23 @@ def sampling_gap(batches, step, limit):
     batches: collated, with old_per_token_logps; without any, {}. The importance sampling ratio is exp(trainer
     - sampler). Raises InputError if the mean absolute difference exceeds limit (nats) or is not a number.
     """
-    parts = [(b["old_per_token_logps"] - b["sampling_per_token_logps"])[b["completion_mask"]] for b in batches]
+    differences = [b["old_per_token_logps"] - b["sampling_per_token_logps"] for b in batches]
+    parts = [difference[b["completion_mask"]] for difference, b in zip(differences, batches)]
     difference = torch.cat(parts).double() if parts else torch.zeros(0, dtype=torch.float64)
-    sums = {"tokens": len(difference), "gap": difference.abs().sum().item(), "ratio": difference.exp().sum().item()}
+    size, ratio = difference.abs(), difference.exp()
+    sums = {"tokens": len(difference), "gap": size.sum().item(), "ratio": ratio.sum().item()}
     sums = distributed.sum_over_ranks(sums)
-    most = (difference.abs().max().item(), difference.exp().max().item()) if len(difference) else (0.0, 0.0)
+    most = (size.max().item(), ratio.max().item()) if len(difference) else (0.0, 0.0)
     largest = [max(values) for values in zip(*distributed.all_gather(most), strict=True)]
     if not sums["tokens"]:
         return {}
     gap = sums["gap"] / sums["tokens"]
     if not gap <= limit:  # written so that NaN fails as well
         raise InputError(
-            f"step {step}: sampler and trainer differ by {gap:.2g} nats on the log-probability of the mean token; "
-            f"--max-logp-gap is {limit:g}. Likely causes: the sampler did not get the last weights (sync); its cache "
-            "still holds the old ones' (prefix cache); a tied output head that was not sent; another temperature in "
-            "scoring than in sampling. Stopped before the update")
+            f"step {step}: sampler and trainer differ by {gap:.2g} nats on the log-probability of the mean "
+            f"token; --max-logp-gap is {limit:g}. Likely causes: the sampler did not get the last weights "
+            "(sync); its cache still holds the old ones' (prefix cache); a tied output head that was not "
+            "sent; another temperature in scoring than in sampling. Stopped before the update")
     return {
         "sampling/sampling_logp_difference/mean": gap,
         "sampling/sampling_logp_difference/max": largest[0],
@@ -745,6 +649,9 @@ def grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask,
     held_high = (ratio > 1 + clip_high) & (advantages > 0) & completion_mask.bool()
     return loss, statistics | {
         "clip_ratio/low_mean": float(held_low.sum()), "clip_ratio/high_mean": float(held_high.sum())}
+
+
+LOSS_TYPES = ("token-mean", "sequence-mean", "sequence-sum")
 
 
 def batch_loss(per_token_loss, per_token_logps, completion_mask, *, loss_type="token-mean", num_tokens=None,
@@ -800,7 +707,8 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
     """
     metrics = {}
     for name, problems in eval_sets.items():
-        contexts, golds = [p["prompt_ids"] for p in problems], [p["answer"] for p in problems for _ in range(n)]
+        contexts = [p["prompt_ids"] for p in problems]
+        golds = [p["answer"] for p in problems for _ in range(n)]
         rollouts = sampler.generate(contexts, n, temperature, max_tokens, derive_seed(seed, name))
         score_rollouts(rollouts, golds, tokenizer, reward)
         groups = [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
@@ -815,7 +723,8 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
             error = rates.std(correction=0) / max(1, len(rates) - 1) ** 0.5
             metrics[f"eval/{part}/avg@{n}_stderr"] = error.item()
             for k in (2**e for e in range(1, n.bit_length())):
-                metrics[f"eval/{part}/pass@{k}"] = sum(pass_at_k(n, right[i], k) for i in members) / len(members)
+                chances = [pass_at_k(n, right[i], k) for i in members]
+                metrics[f"eval/{part}/pass@{k}"] = sum(chances) / len(members)
         metrics[f"eval/{name}/mean_length"] = sum(len(r.completion_ids) for r in rollouts) / len(rollouts)
         metrics[f"eval/{name}/clipped_ratio"] = sum(not r.finished for r in rollouts) / len(rollouts)
     return metrics

@@ -1,7 +1,7 @@
 """ERPO: learning from solved questions by raising each one's own sampling temperature. arXiv 2511.04800.
 
-    python erpo.py                                     the tiny model on a laptop CPU, some minutes
-    python erpo.py --model Qwen/Qwen2.5-7B             the same code with the left column of the settings below
+    python erpo.py                              the tiny model on a laptop CPU, some minutes
+    python erpo.py --model Qwen/Qwen2.5-7B      the same code with the left column of the settings below
 
 The longer a model is trained, the more questions give groups that are all right, and DAPO throws these away.
 They are solved, but not safe: at a higher temperature wrong answers appear again. ERPO (Explore Residual
@@ -12,8 +12,8 @@ that is all right teaches a little all the same, as if one imaginary wrong answe
     `temperature` on
     advantages   as in grpo.py for mixed groups; for an all-right group 1 / sqrt(G + 1) for every response
                  (RA, reactivated advantage)
-    refilling    all-wrong groups are dropped, and more questions drawn until the batch is full, at most max_draws
-                 times; without RA, all-right groups are dropped too: that is DAPO
+    refilling    all-wrong groups are dropped, and more questions drawn until the batch is full, at most
+                 max_draws times; without RA, all-right groups are dropped too: that is DAPO
     loss         that of grpo.py, with log-probabilities at temperature 1 whatever the response was sampled at
 
 The paper's method section was not open to us: what is known of it comes from its abstract and from public
@@ -42,16 +42,8 @@ from collections import Counter
 import torch
 
 from common import (
-    collate,
-    completion_logps,
-    group_advantages,
-    grpo_loss,
-    importance_weights,
-    micro_batches,
-    reference_logps,
-    sampling_gap,
-    score_rollouts,
-)
+    LOSS_TYPES, collate, completion_logps, group_advantages, grpo_loss, importance_weights, micro_batches,
+    reference_logps, sampling_gap, score_rollouts)
 from plumbing import derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
@@ -59,46 +51,39 @@ from plumbing.run import Run, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
-    # name: (with --model, tiny, meaning; source of the left value). What all scripts share:
-    # plumbing/settings.py
+    # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
     "arm": ("erpo", "erpo", "dapo: neither; ra: (3) alone; temp: (1) alone; erpo: both",
             ("dapo", "ra", "temp", "erpo")),
     "compare": ([], ["dapo", "ra"], "arms to train afterwards as well"),
     "t_step": (0.05, 0.05, "how much hotter a question gets at a time; not found; ours"),
     "t_max": (1.2, 1.5, "highest temperature; the paper has one, its value was not found; ours"),
-    "score": ("score_T1", "score_T1", "log-probabilities in training are taken at; score_T1: temperature 1; score_T: "
-              "the one that the response was sampled at; not found; ours", ("score_T1", "score_T")),
+    "score": ("score_T1", "score_T1", "log-probabilities are taken at; score_T1: temperature 1; score_T: the "
+              "one that the response was sampled at; not found; ours", ("score_T1", "score_T")),
     "max_draws": (10, 10, "how often questions are drawn to fill one batch; DAPO's code"),
-    "questions": (0, 192, "training questions, picked by the seed, 0: all; tiny: few, so that each comes up often"),
+    "questions": (0, 192, "training questions, picked by the seed, 0: all; tiny: each comes up often"),
     "data": ("open-r1/DAPO-Math-17k-Processed", "tiny/train.jsonl",
              "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                     "text after each question; Qwen2.5-Math's own"),
     "steps": (175, 75, "batches of samples to learn from; reviews of the paper"),
-    "prompts_per_step": (256, 16, "questions in a batch; ours, as in the same author's next project"),
+    "prompts_per_step": (256, 16, "questions in a batch; ours, as in the author's next project"),
     "group_size": (8, 8, "responses to each question, G; ours, as in the same author's next project"),
     "temperature": (1.0, 1.0, "sampling temperature in training; DAPO's code"),
     "max_tokens": (3000, 144, "longest response; what fits a context of 4096; ours"),
     "lr": (1e-6, 4e-4, "learning rate of AdamW; DAPO section 4.1"),
-    "warmup_steps": (10, 10, "steps over which the learning rate rises to its value; ours, as in the same author's "
-                     "next project"),
+    "warmup_steps": (10, 10, "steps over which the learning rate rises; as in the author's next project"),
     "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
-    "updates_per_batch": (1, 1, "passes over one batch, one optimizer step each; ours (1: the clip never acts)"),
+    "updates_per_batch": (1, 1, "passes over a batch, an optimizer step each; ours (1: the clip never acts)"),
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; DAPO section 4.1"),
     "clip_high": (0.28, 0.28, "how far the ratio may rise above 1; DAPO section 4.1"),
-    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath section 4.1.2"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in the batch's mean; DAPO section 3.3",
-                  ("token-mean", "sequence-mean", "sequence-sum")),
+    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath 4.1.2"),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; DAPO section 3.3", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
-    "eval_sets": (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-                   "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_every": (20, 15, "steps between evaluations (there is one before step 1 and one at the end)"),
+    "eval_every": (20, 15, "steps between evaluations (one comes before step 1 and one at the end)"),
     "eval_samples": (4, 4, "responses to each held-out question; ours"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
-    "save_every": (20, 15, "steps between checkpoints"),
-    "seed": (0, 0, "of data order and sampling"),
 }
 PANELS = {"temperature/mean": "mean temperature of the questions",
           "temperature/at_max": "share of questions at the cap",
@@ -169,8 +154,8 @@ def scoring_weights(batch, mode, cap):
 
 
 def comparable(batches, mode):
-    """The batches, their masks without responses that are scored at another temperature than they were
-    sampled at."""
+    """The batches, their masks without responses scored at another temperature than that of their
+    sampling."""
     masks = []
     for batch in batches:
         alike = scoring(batch["temperatures"], mode) == batch["temperatures"]
@@ -197,28 +182,27 @@ def main(argv=None):
         run.phase("sync")
         sampler.sync()
         rollouts, all_rollouts, all_rewards, draws, counts = [], [], [], 0, Counter()
-        while len(rollouts) < args.prompts_per_step * args.group_size and draws < args.max_draws:        # (2)
+        while len(rollouts) < args.prompts_per_step * args.group_size and draws < args.max_draws:      # (2)
             run.phase("sample")
             questions = order.draw(args.prompts_per_step)
             contexts = [q["prompt_ids"] for q in questions]
             golds = [q["answer"] for q in questions for _ in range(args.group_size)]
-            temperatures = [tracker.temperature(q["id"]) for q in questions]                             # (1)
+            temperatures = [tracker.temperature(q["id"]) for q in questions]                           # (1)
             seed = derive_seed(args.seed, "sample", step, draws)
             drawn = sampler.generate(contexts, args.group_size, temperatures, args.max_tokens, seed)
             draws += 1
-
             run.phase("verify")
             score_rollouts(drawn, golds, tokenizer, run.reward, counts)
             rewards = torch.tensor([r.reward for r in drawn]).view(-1, args.group_size)  # (questions, G)
             advantages = group_advantages(rewards, args.scale_by_std)
             if args.arm in ("ra", "erpo"):
-                advantages[(rewards == 1).all(1)] = ra_advantage(args.group_size)                        # (3)
+                advantages[(rewards == 1).all(1)] = ra_advantage(args.group_size)                      # (3)
             for rollout, advantage in zip(drawn, advantages.flatten().tolist(), strict=True):
                 rollout.advantage = advantage
-            for question, group in zip(questions, rewards, strict=True):  # also of groups that are not trained on
-                tracker.update(question["id"], group)                                                    # (1)
-            signal = advantages.any(1).repeat_interleave(args.group_size)  # of each rollout's group
-            rollouts += [r for r, kept in zip(drawn, signal.tolist(), strict=True) if kept]
+            for question, group in zip(questions, rewards, strict=True):  # trained on or not
+                tracker.update(question["id"], group)                                                  # (1)
+            signal = advantages.any(1).repeat_interleave(args.group_size).tolist()  # of each rollout's group
+            rollouts += [rollout for rollout, kept in zip(drawn, signal, strict=True) if kept]
             all_rollouts += drawn
             all_rewards.append(rewards)
         sampler.sleep()
@@ -231,20 +215,22 @@ def main(argv=None):
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
         model.train(args.gradient_checkpointing)
-        for update in range(args.updates_per_batch if batches else 0):  # without a signal the weights stay as they are
+        for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
             for batch in batches:
-                scored_at = scoring(batch["temperatures"], args.score)                                   # (4)
+                scored_at = scoring(batch["temperatures"], args.score)                                 # (4)
                 per_token_logps, entropy = completion_logps(model, batch, scored_at)  # (B, L-1)
-                if update == 0:  # these weights sampled: the ratio starts at exactly 1 and needs no pass of its own
+                if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
-                    batch["importance_weights"] = scoring_weights(batch, args.score, args.importance_cap)  # (4)
+                    batch["importance_weights"] = scoring_weights(batch, args.score, args.importance_cap)
                     batch["ref_per_token_logps"] = reference_logps(run.reference, batch, scored_at)
                     sums["entropy"] += entropy.detach().sum().item()
                 loss, statistics = grpo_loss(
-                    per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"],
-                    clip_low=args.clip_low, clip_high=args.clip_high, importance_weights=batch["importance_weights"],
-                    loss_type=args.loss_type, num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
-                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef, entropy=entropy)
+                    per_token_logps, batch["old_per_token_logps"], batch["advantages"],
+                    batch["completion_mask"], clip_low=args.clip_low, clip_high=args.clip_high,
+                    importance_weights=batch["importance_weights"], loss_type=args.loss_type,
+                    num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
+                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef,
+                    entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:

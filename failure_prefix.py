@@ -1,23 +1,21 @@
-"""Failure-Prefix Conditioning: learning from solved questions by starting in the middle of a rare wrong
-answer. arXiv 2601.20829.
+"""Failure-Prefix Conditioning: learning from solved questions behind rare wrong starts. arXiv 2601.20829.
 
-    python failure_prefix.py                                                    the tiny model on a laptop CPU
-    python failure_prefix.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B  the same code with the left column
+    python failure_prefix.py                        the tiny model on a laptop CPU, some minutes
+    python failure_prefix.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B     the settings' left column
 
 A question the model nearly always solves gives GRPO nothing: all answers of its group are right. There is
 still something to be learned from it, how to get out of a wrong start, but wrong starts are hardly ever
 sampled. So take one of the model's own rare wrong answers, cut it off, and let the model go on from there,
 with the cut where it succeeds about half the time:
 
-    p(q, s)      = chance of a right answer when the model goes on from question q and prefix s, estimated by sampling
-    prefix of q  = the first tokens of a failure of q, up to the cut where |p(q, s) - tau| is smallest, tau = 0.5
-    advantages   = those of GRPO, over the G responses to one question with one prefix; reward 1 if the response ends
-                   in the right box
-    loss         = that of GRPO, on what comes after the prefix
+    p(q, s)      chance of a right answer when the model goes on from question q and prefix s, by sampling
+    prefix of q  the first tokens of a failure of q, up to the cut where |p(q, s) - tau| is smallest, tau = .5
+    advantages   those of GRPO, over the G responses to one question with one prefix
+    loss         that of GRPO, on what comes after the prefix
 
 What changes against grpo.py:
 
-    (1) screen    sample every question; keep those that were right nearly always, each with one failure (section 3)
+    (1) screen    sample every question; keep those nearly always right, each with one failure     (section 3)
     (2) cut       try several cuts of that failure, keep the one where success is nearest to tau   (section 3)
     (3) train     question + prefix is the context: the prefix carries no loss, and the verifier never sees it
     (4) refresh   after some steps mine and cut anew, with the model as it is then                 (section 5)
@@ -34,16 +32,8 @@ from collections import Counter
 import torch
 
 from common import (
-    collate,
-    completion_logps,
-    group_advantages,
-    grpo_loss,
-    importance_weights,
-    micro_batches,
-    reference_logps,
-    sampling_gap,
-    score_rollouts,
-)
+    LOSS_TYPES, collate, completion_logps, group_advantages, grpo_loss, importance_weights, micro_batches,
+    reference_logps, sampling_gap, score_rollouts)
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
@@ -52,22 +42,19 @@ from plumbing.run import Run, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
-    # name: (with --model, tiny, meaning; source of the left value). What all scripts share:
-    # plumbing/settings.py
-    "arm": ("failure", "failure", "what to train on: failure: wrong answers cut short; plain: the same questions",
-            ("failure", "plain")),
+    # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
+    "arm": ("failure", "failure", "failure: behind failures cut short; plain: without", ("failure", "plain")),
     "compare": ([], ["plain"], "arms to train afterwards as well, from the same bank"),
     "bank": ("", "", "bank.jsonl of an earlier run to start from: nothing is mined before step 1"),
     "questions": (1000, 128, "saturated questions to mine; section 4"),
     "screen_samples": (32, 32, "responses to each question in screening; section 4"),
-    "saturated_low": (31, 31, "fewest right ones among them of a saturated question; section 4 (second version of "
-                      "the paper: 121 of 128)"),
-    "saturated_high": (31, 31, "most right ones; section 4 (second version: 127 of 128)"),
-    "cuts": (9, 9, "places to try to cut a failure, at equal distances; not stated; ours: .1 to .9 of its tokens"),
+    "saturated_low": (31, 31, "fewest right ones of a saturated question; section 4 (version 2: 121 of 128)"),
+    "saturated_high": (31, 31, "most right ones; section 4 (version 2: 127 of 128)"),
+    "cuts": (9, 9, "places to try to cut a failure; not stated; ours: .1 to .9 of its tokens"),
     "cut_samples": (32, 16, "responses from each cut; not stated; ours"),
     "tau": (0.5, 0.5, "success that is wanted behind the cut; section 3"),
     "fixed_cut": (0.0, 0.0, "cut every failure at this share of its tokens, 0: try; section 5: .25, .5, .75"),
-    "refresh_every": (0, 0, "steps after which to mine anew with the model of then, 0: never; not stated; ours"),
+    "refresh_every": (0, 0, "steps after which to mine anew with the model of then; not stated; ours"),
     "refresh_samples": (128, 64, "responses in which to look for a failure then; section 5"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
              "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
@@ -78,7 +65,7 @@ SETTINGS = {
     "group_size": (16, 8, "responses to each question, G; section 4"),
     "temperature": (1.0, 1.0, "sampling temperature in training; DAPO's code"),
     "max_tokens": (6000, 192, "longest response, counted behind the prefix; section 4"),
-    "lr": (1e-6, 1e-4, "learning rate of AdamW; section 4 (tiny: two updates a batch on few questions; 8e-4 unlearns)"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; section 4 (tiny: 8e-4 unlearns, on few questions)"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; code: none"),
     "weight_decay": (0.1, 0.0, "AdamW's; code"),
     "max_grad_norm": (0.1, 1.0, "gradients longer than this are shortened to it; code"),
@@ -86,22 +73,17 @@ SETTINGS = {
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; section 4"),
     "clip_high": (0.4, 0.4, "how far the ratio may rise above 1; section 4"),
     "scale_by_std": (True, True, "divide advantages by the group's standard deviation; code"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in the batch's mean; DAPO section 3.3",
-                  ("token-mean", "sequence-mean", "sequence-sum")),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; DAPO section 3.3", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
-    "eval_sets": (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-                   "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_every": (20, 10, "steps between evaluations (there is one before step 1 and one at the end)"),
+    "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
     "eval_samples": (32, 4, "responses to each held-out question; section 4"),
     "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; section 4 (tiny: as in training)"),
-    "save_every": (20, 10, "steps between checkpoints"),
-    "seed": (0, 0, "of data order and sampling"),
 }
 
 
 def first_failure(rollouts):
-    """The first response that ended by itself with a wrong answer, or None. One that was cut off is no wrong
+    """The first response that ended by itself with a wrong answer, or None. One cut off is no wrong
     answer."""
     return next((r for r in rollouts if r.finished and not r.right), None)
 
@@ -115,29 +97,19 @@ def prefix_of(ids, share):
     return ids[: int(share * len(ids) + 1e-9)]
 
 
-def nearest(rates, tau):
-    """Place of the rate nearest to tau; of the first, which has the shortest prefix, if several are (section
-    3).
-
-    >>> nearest([0.75, 0.25, 0.0], tau=0.5)
-    0
-    """
-    return min(range(len(rates)), key=lambda i: (round(abs(rates[i] - tau), 9), i))
-
-
 def choose_cut(line, tau, fixed_cut=0.0):
-    """The share of its tokens at which a failure is cut, and the success that was measured there (None: it
-    was not).
+    """The share of its tokens at which a failure is cut, and the success measured there (None: not measured).
 
-    line: a line of the bank with "cuts", from short to long, and "rates". fixed_cut: this one, whatever was
-    measured.
+    line: a line of the bank with "cuts", from short to long, and "rates". The cut whose rate is nearest to
+    tau is taken, the shortest of several (section 3). fixed_cut: this one, whatever was measured.
 
-    >>> choose_cut({"cuts": [0.2, 0.5, 0.8], "rates": [0.9, 0.6, 0.1]}, tau=0.5)
+    >>> choose_cut({"cuts": [0.2, 0.5, 0.8], "rates": [0.9, 0.6, 0.4]}, tau=0.5)
     (0.5, 0.6)
     """
     if fixed_cut:
         return fixed_cut, dict(zip(line["cuts"], line["rates"])).get(fixed_cut)
-    best = nearest(line["rates"], tau)                                                                   # (2)
+    distances = [round(abs(rate - tau), 9) for rate in line["rates"]]
+    best = distances.index(min(distances))
     return line["cuts"][best], line["rates"][best]
 
 
@@ -145,31 +117,25 @@ def mine(questions, draw, *, samples, low, high, cuts, cut_samples):
     """Screen questions, and try cuts of one failure of each saturated one -> a line of the bank for each
     question.
 
-    draw(contexts, n, golds): n scored rollouts of each context -> list of lists. A question is saturated if
-    low..high of its samples are right, and usable if one of the others ended by itself; then its line has
-    "failure", token ids, "cuts" and "rates". cut_samples 0: no cut is tried.
+    draw(questions, n): n scored rollouts of each -> list of lists. A question is saturated if low..high of
+    its samples are right, and usable if one of the others ended by itself; then its line has "failure", token
+    ids, "cuts" and "rates". cut_samples 0: no cut is tried.
     """
-    contexts, golds = [q["prompt_ids"] for q in questions], [q["answer"] for q in questions]
     lines, tried = [], []
-    for question, group in zip(questions, draw(contexts, samples, golds), strict=True):
-        right = sum(r.right for r in group)
-        line = {"id": question["id"], "right": right, "of": samples, "tokens": tokens_of(group)}
-        failure = first_failure(group) if low <= right <= high else None                                 # (1)
+    for question, group in zip(questions, draw(questions, samples), strict=True):
+        right, tokens = sum(r.right for r in group), sum(len(r.completion_ids) for r in group)
+        lines.append({"id": question["id"], "right": right, "of": samples, "tokens": tokens})
+        failure = first_failure(group) if low <= right <= high else None                               # (1)
         if failure:
-            line |= {"failure": failure.completion_ids, "cuts": cuts, "rates": []}
-            tried += [(question, line, cut) for cut in cuts if cut_samples]
-        lines.append(line)
-    contexts = [question["prompt_ids"] + prefix_of(line["failure"], cut) for question, line, cut in tried]
-    golds = [question["answer"] for question, _, _ in tried]
-    for (_, line, _), group in zip(tried, draw(contexts, cut_samples, golds), strict=True):
-        line["rates"].append(sum(r.right for r in group) / len(group))
-        line["tokens"] += tokens_of(group)
+            lines[-1] |= {"failure": failure.completion_ids, "cuts": cuts, "rates": []}
+            for cut in cuts if cut_samples else []:
+                context = question["prompt_ids"] + prefix_of(failure.completion_ids, cut)
+                tried.append((lines[-1], question | {"prompt_ids": context}))
+    groups = draw([question for _, question in tried], cut_samples)
+    for (line, _), group in zip(tried, groups, strict=True):
+        line["rates"].append(sum(r.right for r in group) / len(group))                                 # (2)
+        line["tokens"] += sum(len(r.completion_ids) for r in group)
     return lines
-
-
-def tokens_of(rollouts):
-    """How many tokens were sampled."""
-    return sum(len(r.completion_ids) for r in rollouts)
 
 
 def training_items(lines, problems, *, arm, tau, fixed_cut):
@@ -181,64 +147,60 @@ def training_items(lines, problems, *, arm, tau, fixed_cut):
     items = []
     for line in lines:
         if "failure" in line:
-            question = problems[line["id"]]
-            prefix = prefix_of(line["failure"], choose_cut(line, tau, fixed_cut)[0]) if arm == "failure" else []
-            items.append(question | {"prompt_ids": question["prompt_ids"] + prefix, "prefix": len(prefix)})  # (3)
+            cut = choose_cut(line, tau, fixed_cut)[0] if arm == "failure" else 0                       # (2)
+            prefix, question = prefix_of(line["failure"], cut), problems[line["id"]]
+            context = question["prompt_ids"] + prefix                                                  # (3)
+            items.append(question | {"prompt_ids": context, "prefix": len(prefix)})
     return items
 
 
-def bank_lines(run, draw, generation):
-    """(1) (2) (4) The lines of one generation of the bank: read, or mined with the model as it is now.
-
-    generation: how often the bank was made anew before. draw: as for mine, with the purpose of the samples.
-    """
+def bank_lines(run, generation):
+    """(1) (4) The lines of the bank, read, or mined with the present model. generation: how often before."""
     args, bank = run.args, run.out / "bank.jsonl"
-    if args.bank and generation == 0:
-        return [line for line in read_record(args.bank) if line["generation"] == 0]
+    first = read_record(args.bank or bank) if args.bank or generation else []
+    first = [line for line in first if line["generation"] == 0]
+    if first and not generation:
+        return first
     pool = Shuffled(run.problems, args.seed).draw(len(run.problems))
-    model, samples, low, high = args.model, args.screen_samples, args.saturated_low, args.saturated_high
+    samples, low, high = args.screen_samples, args.saturated_low, args.saturated_high
     if generation:  # the same questions again; any failure will do, for few are left
-        first = [line for line in read_record(args.bank or bank) if line["generation"] == 0]
         by_id = {problem["id"]: problem for problem in pool}
         pool = [by_id[line["id"]] for line in first if "failure" in line]
-        model, samples, low = f"{model} after {generation * args.refresh_every} steps", args.refresh_samples, 0
-        high = samples - 1
-    cuts = [round(i / (args.cuts + 1), 3) for i in range(1, args.cuts + 1)]
-    cut_samples = args.cut_samples
+        samples, low, high = args.refresh_samples, 0, args.refresh_samples - 1
+    cuts, cut_samples = [round(i / (args.cuts + 1), 3) for i in range(1, args.cuts + 1)], args.cut_samples
     if args.fixed_cut:
         cuts, cut_samples = [args.fixed_cut], 0
 
     def work(part, start):
-        def sample(contexts, n, golds):
-            return draw(contexts, n, golds, "mine", generation, start, len(contexts))
+        def draw(items, n):
+            return run.draw(items, n, "mine", generation, start, len(items))
 
-        return mine(part, sample, samples=samples, low=low, high=high, cuts=cuts, cut_samples=cut_samples)
+        return mine(part, draw, samples=samples, low=low, high=high, cuts=cuts, cut_samples=cut_samples)
 
     run.sampler.sync()
-    lines = fill_record(bank, pool, work, args.questions, lambda line: "failure" in line,
-                        generation=generation, model=model)
+    lines = fill_record(
+        bank, pool, work, args.questions, lambda line: "failure" in line, generation=generation)
     run.sampler.sleep()
     return lines
 
 
-def training_order(run, lines, generation):
-    """(3) The questions to train on, in the order in which they come up. Raises InputError if there is
-    none."""
+def training_order(run, generation):
+    """(3) The questions to train on, in order, and the tokens it took to mine them. Raises InputError."""
     args, problems = run.args, {problem["id"]: problem for problem in run.problems}
+    lines = bank_lines(run, generation)
     if not {line["id"] for line in lines} <= set(problems):
-        raise InputError(f"--bank {args.bank}: holds questions that --data {args.data} does not; give the --data that "
-                         "it was mined from")
+        raise InputError(f"--bank {args.bank}: holds questions that --data {args.data} does not; give the "
+                         "--data that it was mined from")
     items = training_items(lines, problems, arm=args.arm, tau=args.tau, fixed_cut=args.fixed_cut)
-    items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # others leave no room to answer
+    items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # room to answer
     if not items:
         raise InputError(f"--arm {args.arm}: no question to train on among {len(lines)} screened; widen "
                          "--saturated-low and --saturated-high, or screen other problems with --data")
     rates = [choose_cut(line, args.tau, args.fixed_cut)[1] for line in lines if "failure" in line]
     near = sum(rate is not None and abs(rate - args.tau) <= 0.25 for rate in rates)
-    run.say(f"{len(lines)} questions screened, {len(rates)} with a failure, {sum(line['tokens'] for line in lines):,} "
-            f"tokens sampled for it; success within .25 of tau {args.tau:g} behind {near} of their cuts"
-            + (": many groups will have zero variance; try more --cuts" if near < 0.7 * len(rates) else ""))
-    return Shuffled(items, derive_seed(args.seed, generation))
+    run.say(f"{len(lines)} questions screened, {len(rates)} with a failure; success within .25 of tau "
+            f"{args.tau:g} behind {near} of their cuts" + ": try more --cuts" * (near < 0.7 * len(rates)))
+    return Shuffled(items, derive_seed(args.seed, generation)), sum(line["tokens"] for line in lines)
 
 
 @one_line_errors
@@ -247,33 +209,23 @@ def main(argv=None):
     args = parse_settings(__doc__, SETTINGS, argv)
     run = Run(args, __file__)
     model, tokenizer, sampler = run.model, run.tokenizer, run.sampler
-
-    def draw(contexts, n, golds, *purpose):
-        seed = derive_seed(args.seed, *purpose)
-        rollouts = sampler.generate(contexts, n, args.temperature, args.max_tokens, seed)
-        score_rollouts(rollouts, [gold for gold in golds for _ in range(n)], tokenizer, run.reward)
-        return [rollouts[i * n : (i + 1) * n] for i in range(len(contexts))]
-
     generation = max(0, run.done - 1) // args.refresh_every if args.refresh_every else 0
-    lines = bank_lines(run, draw, generation)                                                        # (1) (2)
-    order = training_order(run, lines, generation)
+    order, mined_tokens = training_order(run, generation)
     run.restore(order=order)
 
-    for step in run.steps(num_tokens=sum(line["tokens"] for line in lines)):
+    for step in run.steps(num_tokens=mined_tokens):
         mined_tokens = 0
-        if args.refresh_every and step > 1 and (step - 1) % args.refresh_every == 0:                     # (4)
+        if args.refresh_every and step > 1 and (step - 1) % args.refresh_every == 0:                   # (4)
             run.save(step - 1, order=order)  # whoever stops the mining goes on from here
             generation = (step - 1) // args.refresh_every
-            lines = bank_lines(run, draw, generation)
-            order = training_order(run, lines, generation)
-            mined_tokens = sum(line["tokens"] for line in lines)
+            order, mined_tokens = training_order(run, generation)
 
         # ---- (b) sample ------------------------------------------------------------------------------------
         run.phase("sync")
         sampler.sync()
         run.phase("sample")
         questions = order.draw(args.prompts_per_step)
-        contexts = [q["prompt_ids"] for q in questions]  # question and prefix                           # (3)
+        contexts = [q["prompt_ids"] for q in questions]  # question and prefix                         # (3)
         golds = [q["answer"] for q in questions for _ in range(args.group_size)]
         seed = derive_seed(args.seed, "sample", step)
         rollouts = sampler.generate(contexts, args.group_size, args.temperature, args.max_tokens, seed)
@@ -290,27 +242,28 @@ def main(argv=None):
 
         # ---- (d) update ------------------------------------------------------------------------------------
         run.phase("train")
-        # A response with advantage 0 has gradient 0 and is not computed, but its tokens count in the loss's
-        # divisor.
+        # Advantage 0 means gradient 0: not computed, but its tokens count in the loss's divisor.
         trained = rollouts if args.beta or args.entropy_coef else [r for r in rollouts if r.advantage]
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
         batches = [collate(part, model.device) for part in micro_batches(trained, args.micro_batch_tokens)]
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
         model.train(args.gradient_checkpointing)
-        for update in range(args.updates_per_batch if batches else 0):  # without a signal the weights stay as they are
+        for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
             for batch in batches:
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
-                if update == 0:  # these weights sampled: the ratio starts at exactly 1 and needs no pass of its own
+                if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
                     batch["importance_weights"] = importance_weights(batch, args.importance_cap)
-                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch, batch["temperatures"])
+                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch)
                     sums["entropy"] += entropy.detach().sum().item()
                 loss, statistics = grpo_loss(
-                    per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"],
-                    clip_low=args.clip_low, clip_high=args.clip_high, importance_weights=batch["importance_weights"],
-                    loss_type=args.loss_type, num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
-                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef, entropy=entropy)
+                    per_token_logps, batch["old_per_token_logps"], batch["advantages"],
+                    batch["completion_mask"], clip_low=args.clip_low, clip_high=args.clip_high,
+                    importance_weights=batch["importance_weights"], loss_type=args.loss_type,
+                    num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
+                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef,
+                    entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
@@ -326,7 +279,8 @@ def main(argv=None):
         metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         metrics["num_tokens"] += mined_tokens
-        metrics |= {"prefix/length": sum(prefix_lengths) / len(prefix_lengths), "prefix/generation": generation}
+        metrics["prefix/length"] = sum(prefix_lengths) / len(prefix_lengths)
+        metrics["prefix/generation"] = generation
         run.finish_step(step, metrics, order=order)
     run.finish()
     train_arms(main, argv, run, args.compare, "--bank", args.bank or str(run.out / "bank.jsonl"))

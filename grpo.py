@@ -1,15 +1,16 @@
 """GRPO, the baseline. Group Relative Policy Optimization: DeepSeekMath, arXiv 2402.03300, as in DAPO, arXiv
 2503.14476.
 
-    python grpo.py                                     the tiny model on a laptop CPU, a few minutes
-    python grpo.py --model Qwen/Qwen2.5-Math-7B        the same code with the left column of the settings below
+    python grpo.py                                  the tiny model on a laptop CPU, a few minutes
+    python grpo.py --model Qwen/Qwen2.5-Math-7B     the same code with the left column of the settings below
     torchrun --standalone --nproc-per-node 8 grpo.py --model Qwen/Qwen2.5-Math-7B      the same on eight GPUs
 
 Take a question, let the model answer it G times, check every answer, and make the tokens of
 better-than-average answers likelier:
 
-    rewards     r_i = 1 if the last box of response i is worth the same as the known answer, else 0; 0 if it was cut off
-    advantages  A_i = (r_i - mean(r)) / (std(r) + 1e-4)                       over the G responses of one question
+    rewards     r_i = 1 if the last box of response i is worth the same as the known answer, else 0;
+                0 if it was cut off
+    advantages  A_i = (r_i - mean(r)) / (std(r) + 1e-4)               over the G responses of one question
     ratio       exp(per_token_logps - old_per_token_logps): the model's, and those of the model that sampled
     loss        - sum over response tokens of min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A)
                 / number of response tokens
@@ -32,16 +33,8 @@ from collections import Counter
 import torch
 
 from common import (
-    collate,
-    completion_logps,
-    group_advantages,
-    grpo_loss,
-    importance_weights,
-    micro_batches,
-    reference_logps,
-    sampling_gap,
-    score_rollouts,
-)
+    LOSS_TYPES, collate, completion_logps, group_advantages, grpo_loss, importance_weights, micro_batches,
+    reference_logps, sampling_gap, score_rollouts)
 from plumbing import derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
@@ -49,8 +42,7 @@ from plumbing.run import Run
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
-    # name: (with --model, tiny, meaning; source of the left value). What all scripts share:
-    # plumbing/settings.py
+    # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
              "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
@@ -64,21 +56,16 @@ SETTINGS = {
     "warmup_steps": (20, 10, "steps over which the learning rate rises to its value; DAPO section 4.1"),
     "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
-    "updates_per_batch": (1, 1, "passes over one batch, one optimizer step each; ours (1: the clip never acts)"),
+    "updates_per_batch": (1, 1, "passes over a batch, an optimizer step each; ours (1: the clip never acts)"),
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; DAPO section 4.1"),
     "clip_high": (0.28, 0.28, "how far the ratio may rise above 1; DAPO section 4.1"),
-    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath section 4.1.2"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in the batch's mean; DAPO section 3.3",
-                  ("token-mean", "sequence-mean", "sequence-sum")),
+    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath 4.1.2"),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; DAPO section 3.3", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
-    "eval_sets": (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-                   "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_every": (20, 10, "steps between evaluations (there is one before step 1 and one at the end)"),
+    "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
     "eval_samples": (4, 4, "responses to each held-out question; ours"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
-    "save_every": (20, 10, "steps between checkpoints"),
-    "seed": (0, 0, "of data order and sampling"),
 }
 
 
@@ -114,27 +101,28 @@ def main(argv=None):
 
         # ---- (d) update ------------------------------------------------------------------------------------
         run.phase("train")
-        # A response with advantage 0 has gradient 0 and is not computed, but its tokens count in the loss's
-        # divisor.
+        # Advantage 0 means gradient 0: not computed, but its tokens count in the loss's divisor.
         trained = rollouts if args.beta or args.entropy_coef else [r for r in rollouts if r.advantage]
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
         batches = [collate(part, model.device) for part in micro_batches(trained, args.micro_batch_tokens)]
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
         model.train(args.gradient_checkpointing)
-        for update in range(args.updates_per_batch if batches else 0):  # without a signal the weights stay as they are
+        for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
             for batch in batches:
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
-                if update == 0:  # these weights sampled: the ratio starts at exactly 1 and needs no pass of its own
+                if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
                     batch["importance_weights"] = importance_weights(batch, args.importance_cap)
-                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch, batch["temperatures"])
+                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch)
                     sums["entropy"] += entropy.detach().sum().item()
                 loss, statistics = grpo_loss(
-                    per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"],
-                    clip_low=args.clip_low, clip_high=args.clip_high, importance_weights=batch["importance_weights"],
-                    loss_type=args.loss_type, num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
-                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef, entropy=entropy)
+                    per_token_logps, batch["old_per_token_logps"], batch["advantages"],
+                    batch["completion_mask"], clip_low=args.clip_low, clip_high=args.clip_high,
+                    importance_weights=batch["importance_weights"], loss_type=args.loss_type,
+                    num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
+                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef,
+                    entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:

@@ -1,25 +1,23 @@
-"""LTE, Learning to reason from Trial and Error: when all answers are wrong, try again knowing which. arXiv
-2510.26109.
+"""LTE, Learning to reason from Trial and Error: retry with a hint at one's own errors. arXiv 2510.26109.
 
-    python lte.py                                      the tiny model on a laptop CPU, some minutes
-    python lte.py --model Qwen/Qwen3-8B-Base           the same code with the left column of the settings below
+    python lte.py                                  the tiny model on a laptop CPU, some minutes
+    python lte.py --model Qwen/Qwen3-8B-Base       the same code with the left column of the settings below
 
 A question whose answers are all wrong gives GRPO nothing. LTE asks it once more, with a hint made of nothing
 but those answers: these are wrong. What comes out right takes the place of wrong answers in the group, and is
 learned as an answer to the question without the hint:
 
-    hint         none of the G answers cut off: the list of wrong answers; some: the list, and a request to be concise;
-                 all: the request alone
-    group        G' right answers under the hint replace G' of the G wrong ones, picked at random; wrong ones under
-                 the hint are dropped
+    hint         none of the G answers cut off: the list of wrong answers; some: the list, and a request to be
+                 concise; all: the request alone
+    group        G' right answers under the hint replace G' of the G wrong ones, picked at random; wrong ones
+                 under the hint are dropped
     advantages   as in grpo.py, over the G members of the group so refined
-    ratio        plain members:  r = pi(token | question) / pi_old(token | question)       min(r A, clip(r) A), as in grpo.py
-                 hinted members: r = pi(token | question) / pi_old(token | question with hint)   r / (r + gamma) A, no clip
+    ratio        plain members:  r = pi(token | question) / pi_old(token | question)       min(r A, clip(r) A)
+                 hinted members: r = pi(token | question) / pi_old(token | question, hint)   r / (r + gamma) A
     loss         - sum over tokens of both / number of tokens of both                              (section 3)
 
-The ratio of hinted members compares two prompts, so it is not 1 even before the first update: the model is
-drawn most to tokens that are gamma times as likely without the hint as with it, and hardly to those it would
-have written anyway.
+The ratio of hinted members compares two prompts and is not 1 even before the first update: the model is drawn
+most to tokens gamma times as likely without the hint as with it, hardly to those it would write anyway.
 
 What changes against grpo.py:
 
@@ -28,13 +26,11 @@ What changes against grpo.py:
     (3) loss      the shaped ratio for hinted members
     (4) count     questions with no, some and only right answers are counted before any hint
 
-Open in the paper, and ours: wrong answers are listed once each, answers that cannot be found are left out,
-and if then nothing is left to list and nothing was cut off, there is no hint; both kinds of members are
-divided by one count of tokens; G' = G gives no gradient, as any group that is all right. gamma, the clip, the
-learning rate and the wording of the hints were not found either. With another reward (--reward) an answer is
-right if its reward is 1. The paper's other model, Qwen3-4B-Base, takes the same settings. Left out: the
-comparison with methods that use solutions from outside. Expect on the tiny model: three times the rescues of
-plain tries; in two of ten seeds none-pass counts that go on falling while GRPO's are flat (docs/lte.md).
+Open in the paper, and ours: wrong answers are listed once each; answers that cannot be found are left out,
+and with nothing to list and nothing cut off there is no hint; both kinds of members are divided by one count
+of tokens; the wording of the hints, gamma, the clip and the learning rate. With another reward (--reward) an
+answer is right if its reward is 1. Left out: methods with solutions from outside. Expect on the tiny model:
+three times the rescues of plain tries; ahead of GRPO in two of ten seeds (docs/lte.md).
 """
 
 import random
@@ -43,19 +39,8 @@ from collections import Counter
 import torch
 
 from common import (
-    Rollout,
-    batch_loss,
-    build_prompt,
-    collate,
-    completion_logps,
-    group_advantages,
-    grpo_loss,
-    importance_weights,
-    micro_batches,
-    reference_logps,
-    sampling_gap,
-    score_rollouts,
-)
+    LOSS_TYPES, Rollout, batch_loss, build_prompt, collate, completion_logps, group_advantages, grpo_loss,
+    importance_weights, micro_batches, reference_logps, sampling_gap, score_rollouts)
 from plumbing import derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
@@ -64,17 +49,14 @@ from plumbing.settings import one_line_errors, parse_settings
 from plumbing.verifier import last_boxed
 
 SETTINGS = {
-    # name: (with --model, tiny, meaning; source of the left value). What all scripts share:
-    # plumbing/settings.py
-    "arm": ("lte", "lte", "what all-wrong questions get; grpo: nothing; extra: as many more tries without a hint; "
-            "lte: the hint", ("lte", "grpo", "extra")),
+    # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
+    "arm": ("lte", "lte", "all-wrong questions get: lte: tries with a hint; extra: without; grpo: none",
+            ("lte", "grpo", "extra")),
     "compare": ([], ["grpo", "extra"], "arms to train afterwards as well"),
     "gamma": (0.1, 0.1, "of the shaped ratio r / (r + gamma); not found; LUFFY's, whose shaping it is"),
-    "hint_before": ("\nHint: these answers have turned out to be wrong: ", "",
-                    "text before the list of wrong answers; ours"),
-    "hint_each": ("{}", " not {}", "one wrong answer in the list; ours"),
-    "hint_between": (", ", "", "text between two of them; ours"),
-    "hint_after": (".\nDo not use or mention this hint in your solution.", "", "text after the list; ours"),
+    "hint": ("\nHint: these answers were wrong: {}.\nDo not use or mention this hint in your solution.",
+             " not {}", "text after the question; {} is the list of wrong answers; ours"),
+    "hint_separator": (", ", " not ", "text between two wrong answers; ours"),
     "concise": ("\nPlease think concisely, and put your final answer within \\boxed{}.", " brief",
                 "in place of --instruction where responses were cut off; ours"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
@@ -90,21 +72,16 @@ SETTINGS = {
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
     "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
-    "updates_per_batch": (1, 1, "passes over one batch, one optimizer step each; ours (1: the clip never acts)"),
+    "updates_per_batch": (1, 1, "passes over a batch, an optimizer step each; ours (1: the clip never acts)"),
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; not found; ours"),
     "clip_high": (0.2, 0.2, "how far the ratio may rise above 1; not found; ours"),
-    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath section 4.1.2"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in the batch's mean; DAPO section 3.3",
-                  ("token-mean", "sequence-mean", "sequence-sum")),
+    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath 4.1.2"),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; DAPO section 3.3", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; not found; ours"),
-    "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; the paper has a variant with one, its weight not found"),
-    "eval_sets": (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-                   "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_every": (10, 10, "steps between evaluations (there is one before step 1 and one at the end); figures"),
+    "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; the paper has a variant with one; not found"),
+    "eval_every": (10, 10, "steps between evaluations (one comes before step 1 and one at the end); figures"),
     "eval_samples": (4, 4, "responses to each held-out question; ours"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
-    "save_every": (20, 10, "steps between checkpoints"),
-    "seed": (0, 0, "of data order and sampling"),
 }
 PANELS = {"hint/none_pass": "questions with no right answer", r"eval/[^/]+/pass@4": "held-out pass@4",
           "hint/refine_rate": "all-wrong questions with a rescue"}  # of curves.png
@@ -120,33 +97,32 @@ def wrong_answers(rollouts, texts):
     return list(dict.fromkeys(box.strip() for box in boxes if box and box.strip()))
 
 
-def hinted_question(question, answers, cut_off, *, instruction, concise, before, each, between, after):
+def hinted_question(question, answers, cut_off, *, hint, separator, instruction, concise):
     """(1) What an all-wrong question is asked again with -> text, or None if there is nothing to hint at.
 
-    answers: wrong ones to list. cut_off: whether some responses ran into the length limit. The other texts:
+    answers: wrong ones to list. cut_off: whether some responses were cut off. The other texts: see the
     settings.
 
-    >>> texts = {"instruction": " Think.", "concise": " Be brief.", "before": " Not ", "each": "{}", "between": " or "}
-    >>> hinted_question("1+1?", ["3", "5"], False, **texts, after=".")
+    >>> texts = {"hint": " Not {}.", "separator": " or ", "instruction": " Think.", "concise": " Be brief."}
+    >>> hinted_question("1+1?", ["3", "5"], False, **texts)
     '1+1? Not 3 or 5. Think.'
-    >>> hinted_question("1+1?", [], True, **texts, after=".")
+    >>> hinted_question("1+1?", [], True, **texts)
     '1+1? Be brief.'
     """
     if not answers and not cut_off:
         return None
-    listed = before + between.join(each.format(answer) for answer in answers) + after if answers else ""
+    listed = hint.replace("{}", separator.join(answers)) if answers else ""
     return question + listed + (concise if cut_off else instruction)
 
 
-def hinted_prompts(questions, groups, tokenizer, **texts):
-    """(1) Prompt ids to ask all-wrong questions again with; None where there is nothing to hint at.
-
-    groups: the G responses to each question. texts: as hinted_question.
-    """
+def retry_prompts(questions, groups, tokenizer, **texts):
+    """(1) Prompt ids to ask all-wrong questions again with, or None. groups: G responses to each. texts: as
+    above."""
     prompts = []
     for question, group in zip(questions, groups, strict=True):
-        answers = wrong_answers(group, [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in group])
-        text = hinted_question(question["problem"], answers, any(not r.finished for r in group), **texts)
+        responses = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in group]
+        cut_off = any(not r.finished for r in group)
+        text = hinted_question(question["problem"], wrong_answers(group, responses), cut_off, **texts)
         prompts.append(build_prompt(tokenizer, text, "") if text else None)
     return prompts
 
@@ -164,17 +140,48 @@ def refine(group, retries, rng):
     return refined, len(right)
 
 
-def hinted_loss(per_token_logps, hinted_per_token_logps, advantages, completion_mask, *, gamma, **terms):
-    """(3) The loss of hinted members: shaped ratio, no clip -> (loss, statistics).
+def retry_all_wrong(run, step, questions, rollouts):
+    """Ask questions without a right answer once more, and put right retries in the place of wrong answers.
 
-    Log-probs and mask (B, L-1): under the plain question with the model that is trained, under the hint with
-    the one that sampled. advantages (B,). terms: as in common.batch_loss. statistics: sums over tokens.
+    rollouts: G of each question, scored -> the members of the refined groups, in the same order; all retries;
+    how many of each question asked again were right.
     """
-    difference = per_token_logps - hinted_per_token_logps
+    args, size, num_rescued = run.args, run.args.group_size, []
+    groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
+    all_wrong = [i for i, group in enumerate(groups) if not any(r.right for r in group)]
+    prompts = [questions[i]["prompt_ids"] for i in all_wrong if args.arm == "extra"]
+    if args.arm == "lte":
+        prompts = retry_prompts(
+            [questions[i] for i in all_wrong], [groups[i] for i in all_wrong], run.tokenizer, hint=args.hint,
+            separator=args.hint_separator, instruction=args.instruction, concise=args.concise)
+    asked = {i: questions[i] | {"prompt_ids": prompt} for i, prompt in zip(all_wrong, prompts) if prompt}
+    retries = run.draw(list(asked.values()), size, "again", step)                                      # (1)
+    for i, tries in zip(asked, retries):
+        if args.arm == "lte":  # learned as answers to the plain question
+            tries = [Hinted(**vars(r) | {"prompt_ids": questions[i]["prompt_ids"]}) for r in tries]
+        rng = random.Random(derive_seed(args.seed, "refine", step, i))
+        groups[i], rescued = refine(groups[i], tries, rng)                                             # (2)
+        num_rescued.append(rescued)
+    return [r for group in groups for r in group], [r for tries in retries for r in tries], num_rescued
+
+
+def lte_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, hinted, gamma, clip_low,
+             clip_high, importance_weights, **terms):
+    """(3) GRPO's loss for plain members; the shaped ratio without a clip for hinted ones -> (loss,
+    statistics).
+
+    Log-probs, mask and importance_weights (B, L-1); old ones of hinted members: those under the hint.
+    advantages (B,). hinted: whether all of them are, or none. terms: as in common.batch_loss. statistics:
+    sums over tokens.
+    """
+    if not hinted:
+        return grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, clip_low=clip_low,
+                         clip_high=clip_high, importance_weights=importance_weights, **terms)
+    difference = per_token_logps - old_per_token_logps
     ratio = difference.exp()
     per_token_loss = -(ratio / (ratio + gamma) * advantages[:, None])
     loss, statistics = batch_loss(per_token_loss, per_token_logps, completion_mask, **terms)
-    weight = gamma * ratio / (ratio + gamma) ** 2  # of the gradient of the log-probability, in place of the ratio
+    weight = gamma * ratio / (ratio + gamma) ** 2  # of the log-probability's gradient, in place of the ratio
     return loss, statistics | {
         "hint/log_ratio": (difference * completion_mask).sum().item(),
         "hint/weight": (weight * completion_mask).sum().item(),
@@ -185,19 +192,16 @@ def hint_metrics(initial, refined, num_rescued, sums):
     """Questions by how they came out before the hints, and what the hints did -> dict of metrics.
 
     initial, refined (questions, G): rewards before and after the hints. num_rescued: right retries of each
-    question that was asked again. sums: of hinted_loss's statistics.
+    question that was asked again. sums: of lte_loss's statistics.
     """
     none, full = (initial < 1).all(1).sum().item(), (initial == 1).all(1).sum().item()
     tokens = max(1, sums["hint/tokens"])
     return {
-        "hint/none_pass": none,
-        "hint/some_pass": len(initial) - none - full,
-        "hint/all_pass": full,
+        "hint/none_pass": none, "hint/some_pass": len(initial) - none - full, "hint/all_pass": full,
         "hint/zero_std_after": (refined == refined[:, :1]).all(1).float().mean().item(),
         "hint/refine_rate": sum(rescued > 0 for rescued in num_rescued) / max(1, len(num_rescued)),
         "hint/rescued": sum(num_rescued) / max(1, len(num_rescued)),
-        "hint/log_ratio": sums["hint/log_ratio"] / tokens,
-        "hint/weight": sums["hint/weight"] / tokens}
+        "hint/log_ratio": sums["hint/log_ratio"] / tokens, "hint/weight": sums["hint/weight"] / tokens}
 
 
 @one_line_errors
@@ -208,8 +212,6 @@ def main(argv=None):
     model, tokenizer, sampler = run.model, run.tokenizer, run.sampler
     order = Shuffled(run.problems, args.seed)
     run.restore(order=order)
-    texts = {"instruction": args.instruction, "concise": args.concise, "before": args.hint_before,
-             "each": args.hint_each, "between": args.hint_between, "after": args.hint_after}
 
     for step in run.steps():
         # ---- (b) sample ------------------------------------------------------------------------------------
@@ -226,77 +228,49 @@ def main(argv=None):
         run.phase("verify")
         counts = Counter()
         score_rollouts(rollouts, golds, tokenizer, run.reward, counts)
-        initial = torch.tensor([r.reward for r in rollouts]).view(-1, args.group_size)  # (questions, G)        (4)
-        groups = [rollouts[i : i + args.group_size] for i in range(0, len(rollouts), args.group_size)]
-
-        # Ask the all-wrong questions once more, naming the wrong answers.
-        run.phase("sample")
-        all_wrong = [i for i, group in enumerate(groups) if not any(r.right for r in group)]
-        stuck, prompts = [questions[i] for i in all_wrong], []
-        if args.arm == "extra":
-            prompts = [q["prompt_ids"] for q in stuck]
-        if args.arm == "lte":
-            prompts = hinted_prompts(stuck, [groups[i] for i in all_wrong], tokenizer, **texts)          # (1)
-        asked = {i: prompt for i, prompt in zip(all_wrong, prompts) if prompt}
-        seed = derive_seed(args.seed, "again", step)
-        retries = sampler.generate(list(asked.values()), args.group_size, args.temperature, args.max_tokens, seed)
+        initial = torch.tensor([r.reward for r in rollouts]).view(-1, args.group_size)  # (questions, G)   (4)
+        members, retries, num_rescued = retry_all_wrong(run, step, questions, rollouts)            # (1) (2)
         sampler.sleep()
-        run.phase("verify")
-        gold_again = [questions[i]["answer"] for i in asked for _ in range(args.group_size)]
-        score_rollouts(retries, gold_again, tokenizer, run.reward)
-
-        # Right retries replace wrong answers, and are learned as answers to the plain question.
-        num_rescued = []
-        for at, i in enumerate(asked):
-            tries = retries[at * args.group_size : (at + 1) * args.group_size]
-            if args.arm == "lte":
-                tries = [Hinted(**vars(r) | {"prompt_ids": contexts[i]}) for r in tries]
-            rng = random.Random(derive_seed(args.seed, "refine", step, i))
-            groups[i], rescued = refine(groups[i], tries, rng)                                           # (2)
-            num_rescued.append(rescued)
-        members = [rollout for group in groups for rollout in group]
-        rewards = torch.tensor([r.reward for r in members]).view(-1, args.group_size)  # (questions, G), refined
+        rewards = torch.tensor([r.reward for r in members]).view(-1, args.group_size)  # (questions, G)
         advantages = group_advantages(rewards, args.scale_by_std)
         for rollout, advantage in zip(members, advantages.flatten().tolist(), strict=True):
             rollout.advantage = advantage
 
         # ---- (d) update ------------------------------------------------------------------------------------
         run.phase("train")
-        # A response with advantage 0 has gradient 0 and is not computed, but its tokens count in the loss's
-        # divisor.
+        # Advantage 0 means gradient 0: not computed, but its tokens count in the loss's divisor.
         trained = members if args.beta or args.entropy_coef else [r for r in members if r.advantage]
         num_tokens = sum(len(r.completion_ids) for r in members)
-        hinted, plain = ([r for r in trained if isinstance(r, Hinted) == kind] for kind in (True, False))
-        hinted = [collate(part, model.device) for part in micro_batches(hinted, args.micro_batch_tokens)]
-        plain = [collate(part, model.device) for part in micro_batches(plain, args.micro_batch_tokens)]
-        batches = hinted + plain
+        batches = []
+        for hinted in (True, False):  # a micro-batch has one kind of members
+            kind = [r for r in trained if isinstance(r, Hinted) == hinted]
+            parts = micro_batches(kind, args.micro_batch_tokens)
+            batches += [collate(part, model.device) | {"hinted": hinted} for part in parts]
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
         model.train(args.gradient_checkpointing)
-        for update in range(args.updates_per_batch if batches else 0):  # without a signal the weights stay as they are
-            for i, batch in enumerate(batches):
+        for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
+            for batch in batches:
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
-                if update == 0:  # these weights sampled: the ratio of plain members starts at exactly 1
+                if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
+                    if batch["hinted"]:  # but under the hint: here the ratio does not start at 1
+                        batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
                     batch["importance_weights"] = importance_weights(batch, args.importance_cap)
-                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch, batch["temperatures"])
+                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch)
                     sums["entropy"] += entropy.detach().sum().item()
-                terms = {"loss_type": args.loss_type, "num_tokens": num_tokens, "num_sequences": len(members),
-                         "beta": args.beta, "ref_per_token_logps": batch["ref_per_token_logps"],
-                         "entropy_coef": args.entropy_coef, "entropy": entropy}
-                if i < len(hinted):
-                    loss, statistics = hinted_loss(                                                      # (3)
-                        per_token_logps, batch["sampling_per_token_logps"], batch["advantages"],
-                        batch["completion_mask"], gamma=args.gamma, **terms)
-                else:
-                    loss, statistics = grpo_loss(
-                        per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"],
-                        clip_low=args.clip_low, clip_high=args.clip_high,
-                        importance_weights=batch["importance_weights"], **terms)
+                loss, statistics = lte_loss(                                                           # (3)
+                    per_token_logps, batch["old_per_token_logps"], batch["advantages"],
+                    batch["completion_mask"], hinted=batch["hinted"], gamma=args.gamma,
+                    clip_low=args.clip_low, clip_high=args.clip_high,
+                    importance_weights=batch["importance_weights"], loss_type=args.loss_type,
+                    num_tokens=num_tokens, num_sequences=len(members), beta=args.beta,
+                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef,
+                    entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
-                gap = sampling_gap(plain, step, run.max_logp_gap)
+                gap = sampling_gap([b for b in batches if not b["hinted"]], step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches

@@ -1,16 +1,16 @@
 """Positive-negative pairing and Weighted GRPO: two well chosen questions are enough for a while. arXiv
 2602.03452.
 
-    python pos_neg_pairing.py                               the tiny model on a laptop CPU, some minutes
-    python pos_neg_pairing.py --model Qwen/Qwen2.5-Math-7B  the same code with the left column of the settings below
+    python pos_neg_pairing.py                                 the tiny model on a laptop CPU, some minutes
+    python pos_neg_pairing.py --model Qwen/Qwen2.5-Math-7B    the same code with the settings' left column
 
 Training on one or two questions works surprisingly well, if they are the right ones. Common advice is to take
 those whose accuracy varies most. This paper pairs a question that is rarely right (q+: each success says
 much) with one that is rarely wrong (q-: each failure says much):
 
-    bands        q+ was right 1 to c times of G in the probe, q- wrong 1 to c times; both chosen once, before training
-    outcomes     R_i = 1 if right, -lambda_neg if wrong                                              (Weighted GRPO)
-    advantages   A_i = (R_i - mean(R)) / (std(R) + 1e-6)         over the G responses of one copy of a question
+    bands        q+ was right 1 to c times of G in the probe, q- wrong 1 to c times; both chosen once
+    outcomes     R_i = 1 if right, -lambda_neg if wrong                                      (Weighted GRPO)
+    advantages   A_i = (R_i - mean(R)) / (std(R) + 1e-6)     over the G responses of one copy of a question
 
 The weight cancels. With a share p of right answers the outcomes have mean p - lambda_neg (1 - p) and standard
 deviation (1 + lambda_neg) s, s that of the 0/1 rewards; so A of a right answer is
@@ -24,7 +24,7 @@ together. Three more readings are in results/pos_neg_variants.py.
 
 What changes against grpo.py:
 
-    (1) probe     every question is answered `probe_samples` times by the initial model; two are chosen, and probed again
+    (1) probe     every question is answered `probe_samples` times; two are chosen, and probed again
     (2) batch     copies of the two fill it, each copy a group of its own
     (3) weight    outcomes in place of rewards, --lambda-neg and --adv-mode
 
@@ -42,16 +42,8 @@ from collections import Counter
 import torch
 
 from common import (
-    collate,
-    completion_logps,
-    group_advantages,
-    grpo_loss,
-    importance_weights,
-    micro_batches,
-    reference_logps,
-    sampling_gap,
-    score_rollouts,
-)
+    LOSS_TYPES, collate, completion_logps, group_advantages, grpo_loss, importance_weights, micro_batches,
+    reference_logps, sampling_gap, score_rollouts)
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
@@ -60,20 +52,18 @@ from plumbing.run import Run, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
-    # name: (with --model, tiny, meaning; source of the left value). What all scripts share:
-    # plumbing/settings.py
+    # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
     "arm": ("pair", "pair", "what to train on; pair: q+ and q-; pool: all questions", ("pair", "pool")),
     "compare": ([], ["pool"], "arms to train afterwards as well"),
     "hard_data": ("math-ai/aime25@test", "", "problems to pick q+ from, if not from --data; paper"),
     "probe_samples": (128, 32, "responses to each question in the probe; not found; ours"),
-    "questions": (1209, 400, "questions of the pool, picked by the seed, 0: all; paper: the 1,209 of DSR-sub, a random "
-                  "part of --data"),
+    "questions": (1209, 400, "questions of the pool, picked by the seed, 0: all; paper: 1,209 of --data"),
     "band": (2, 2, "c: most successes of q+ and failures of q- among G; paper, value not found; ours"),
     "adv_mode": ("per_prompt", "per_prompt", "what advantages are normalised over: see pair_advantages",
                  ("per_prompt", "role_pooled")),
     "lambda_neg": (1.0, 1.0, "weight of wrong answers; paper, value not found; ours"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
-             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; paper: 1,209 of these"),
+             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; paper"),
     "instruction": (" Let's think step by step and output the final answer within \\boxed{}.", "",
                     "text after each question; base repository"),
     "steps": (200, 50, "batches of samples to learn from; not found; ours"),
@@ -85,21 +75,16 @@ SETTINGS = {
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; base repository: none"),
     "weight_decay": (0.01, 0.0, "AdamW's; base repository"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
-    "updates_per_batch": (1, 1, "passes over one batch, one optimizer step each; ours (1: the clip never acts)"),
+    "updates_per_batch": (1, 1, "passes over a batch, an optimizer step each; ours (1: the clip never acts)"),
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; base repository"),
     "clip_high": (0.2, 0.2, "how far the ratio may rise above 1; base repository"),
     "scale_by_std": (True, True, "divide advantages by the standard deviation; base repository"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in the batch's mean; base repository",
-                  ("token-mean", "sequence-mean", "sequence-sum")),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; base repository", LOSS_TYPES),
     "beta": (0.001, 0.0, "weight of the KL term to the starting model; base repository"),
     "entropy_coef": (0.001, 0.0, "weight of an entropy bonus; base repository"),
-    "eval_sets": (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-                   "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_every": (20, 10, "steps between evaluations (there is one before step 1 and one at the end)"),
+    "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
     "eval_samples": (256, 8, "responses to each held-out question; ours"),
     "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; ours"),
-    "save_every": (20, 10, "steps between checkpoints"),
-    "seed": (0, 0, "of data order and sampling"),
 }
 PANELS = {r"eval/[^/]+/pass@8": "held-out pass@8", r"pair/reward_.*": "success on the two questions",
           r"pair/mixed_.*": "share of their copies with a signal"}  # of curves.png
@@ -114,23 +99,19 @@ def choose_pair(rates, *, group_size, band, rng, hard=None):
     """
     low, high = 1 / group_size, band / group_size
     positive = [q for q, rate in rates.items() if low <= rate <= high and (hard is None or q in hard)]
-    negative = [q for q, rate in rates.items() if 1 - high <= rate <= 1 - low and (hard is None or q not in hard)]
+    negative = [q for q, rate in rates.items() if low <= 1 - rate <= high and (hard is None or q not in hard)]
     for name, found in (("q+", positive), ("q-", negative)):
         if not found:
-            raise InputError(f"--arm pair: none of {len(rates)} probed questions is in the band of {name}; take more "
-                             "(--questions), or widen --band")
+            raise InputError(f"--arm pair: none of {len(rates)} probed questions is in the band of {name}; "
+                             "take more (--questions), or widen --band")
     return rng.choice(positive), rng.choice(negative)
 
 
 def probe(run, problems, purpose):
     """Share of right answers to each problem among `probe_samples`, and how many tokens that took."""
-    args, n = run.args, run.args.probe_samples
-    contexts, golds = [p["prompt_ids"] for p in problems], [p["answer"] for p in problems for _ in range(n)]
-    seed = derive_seed(args.seed, purpose, 0)
-    rollouts = run.sampler.generate(contexts, n, args.temperature, args.max_tokens, seed)
-    score_rollouts(rollouts, golds, run.tokenizer, run.reward)
-    right = torch.tensor([float(r.right) for r in rollouts]).view(-1, n)
-    return right.mean(1).tolist(), sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
+    groups = run.draw(problems, run.args.probe_samples, purpose, 0)
+    rates = [sum(r.right for r in group) / len(group) for group in groups]
+    return rates, sum(len(r.prompt_ids) + len(r.completion_ids) for group in groups for r in group)
 
 
 def find_pair(run, pool, hard):
@@ -149,14 +130,16 @@ def find_pair(run, pool, hard):
         rng = random.Random(derive_seed(args.seed, "choose", 0))
         hard_ids = {name for name in by_id if str(name).startswith("hard")} or None
         names = choose_pair(rates, group_size=args.group_size, band=args.band, rng=rng, hard=hard_ids)
-        again, more = probe(run, [by_id[name] for name in names], "again")  # who was chosen for a rate was lucky
+        # Who was chosen for a rate was lucky in the probe: fresh samples say what the rate is.
+        again, more = probe(run, [by_id[name] for name in names], "again")
         run.sampler.sleep()
-        lines = [{"id": name, "role": role, "problem": by_id[name]["problem"], "probe": rates[name], "again": fresh,
-                  "tokens": (spent + more) / 2} for name, role, fresh in zip(names, (1, -1), again)]
+        lines = [{"id": name, "role": role, "problem": by_id[name]["problem"], "probe": rates[name],
+                  "again": fresh, "tokens": (spent + more) / 2}
+                 for name, role, fresh in zip(names, (1, -1), again)]
         append(record, lines)
     for line, name in zip(lines, ("q+", "q-")):
-        run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {line['probe']:.2f}, in fresh "
-                f"samples {line['again']:.2f}")
+        run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {line['probe']:.2f}, in "
+                f"fresh samples {line['again']:.2f}")
     pair = [by_id[line["id"]] | {"role": line["role"]} for line in lines]
     return pair, round(sum(line["tokens"] for line in lines))
 
@@ -166,8 +149,8 @@ def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0, scale_by_
     neither.
 
     per_prompt    outcomes 1 and -lambda_neg, each copy standardised alone: the weight cancels
-    role_pooled   q+ counts successes (1, else 0), q- failures (-lambda_neg, else 0), standardised over a copy of q+
-                  and one of q- together
+    role_pooled   q+ counts successes (1, else 0), q- failures (-lambda_neg, else 0), standardised over a copy
+                  of q+ and one of q- together
 
     Standard deviations have the divisor n - 1 and 1e-6 is added, as in the base repository. Raises InputError
     if role_pooled gets something else than pairs.
@@ -210,7 +193,7 @@ def main(argv=None):
     order, pair, spent = Shuffled(pool, args.seed), [], 0
     if args.arm == "pair":
         hard = run.load(args.hard_data) if args.hard_data else []
-        pair, spent = find_pair(run, pool, hard)                                                         # (1)
+        pair, spent = find_pair(run, pool, hard)                                                       # (1)
     trained_on = {str(question["problem"]) for question in pair}
     for name, problems in run.eval_sets.items():
         run.eval_sets[name] = [p for p in problems if str(p["problem"]) not in trained_on]
@@ -222,7 +205,7 @@ def main(argv=None):
         sampler.sync()
         run.phase("sample")
         if args.arm == "pair":
-            questions = [pair[i % 2] for i in range(args.prompts_per_step)]  # half of the batch each    # (2)
+            questions = [pair[i % 2] for i in range(args.prompts_per_step)]  # half of the batch each  # (2)
         else:
             questions = order.draw(args.prompts_per_step)
         roles = torch.tensor([q.get("role", 0) for q in questions])
@@ -243,27 +226,28 @@ def main(argv=None):
 
         # ---- (d) update ------------------------------------------------------------------------------------
         run.phase("train")
-        # A response with advantage 0 has gradient 0 and is not computed, but its tokens count in the loss's
-        # divisor.
+        # Advantage 0 means gradient 0: not computed, but its tokens count in the loss's divisor.
         trained = rollouts if args.beta or args.entropy_coef else [r for r in rollouts if r.advantage]
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
         batches = [collate(part, model.device) for part in micro_batches(trained, args.micro_batch_tokens)]
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
         model.train(args.gradient_checkpointing)
-        for update in range(args.updates_per_batch if batches else 0):  # without a signal the weights stay as they are
+        for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
             for batch in batches:
                 per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
-                if update == 0:  # these weights sampled: the ratio starts at exactly 1 and needs no pass of its own
+                if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
                     batch["importance_weights"] = importance_weights(batch, args.importance_cap)
-                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch, batch["temperatures"])
+                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch)
                     sums["entropy"] += entropy.detach().sum().item()
                 loss, statistics = grpo_loss(
-                    per_token_logps, batch["old_per_token_logps"], batch["advantages"], batch["completion_mask"],
-                    clip_low=args.clip_low, clip_high=args.clip_high, importance_weights=batch["importance_weights"],
-                    loss_type=args.loss_type, num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
-                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef, entropy=entropy)
+                    per_token_logps, batch["old_per_token_logps"], batch["advantages"],
+                    batch["completion_mask"], clip_low=args.clip_low, clip_high=args.clip_high,
+                    importance_weights=batch["importance_weights"], loss_type=args.loss_type,
+                    num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
+                    ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef,
+                    entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:

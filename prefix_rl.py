@@ -1,30 +1,27 @@
-"""PrefixRL: learning from unsolved questions by starting in the middle of an old right answer. arXiv
-2601.18795.
+"""PrefixRL: learning from unsolved questions behind the start of an old right answer. arXiv 2601.18795.
 
     python prefix_rl.py                                           the tiny model on a laptop CPU, some minutes
-    python prefix_rl.py --model meta-llama/Llama-3.1-8B-Instruct  the same code with the left column of the settings
+    python prefix_rl.py --model meta-llama/Llama-3.1-8B-Instruct  the same code with the settings' left column
 
 A question that the model practically never solves gives GRPO nothing: all answers of its group are wrong. But
 whoever samples long enough gets a right one some day, and it has been paid for. PrefixRL does not imitate it.
 It cuts it off, and lets the model go on from there:
 
-    questions    those without a success in `screen_samples`; for each, fresh samples until the first right answer,
-                 its trace
+    questions    those without a success in `screen_samples`; for each, samples until a right one, its trace
     prefixes     three a trace, at cuts drawn once, uniformly from 40 to 80 % of its tokens
-    objective    sum over question + prefix of E[r(prefix + continuation)]  +  sum over questions of E[r(response)]
-                 (Eq. 3.1)
-    advantages   A_i = r_i - mean(r)          over the G responses to one context; REINFORCE with a group baseline
-    loss         - sum over responses of A_i * sum over its own tokens of per_token_logps / number of responses
+    objective    sum over (question, prefix) of E[r(prefix + continuation)] + sum over questions of E[r]
+    advantages   A_i = r_i - mean(r)      over the G responses to one context; REINFORCE with a group baseline
+    loss         - sum over responses of A_i * sum over its tokens of per_token_logps / number of responses
 
 What is learned behind the prefixes has to reach the questions without them, by the weights that both share.
 
 What changes against grpo.py:
 
-    (1) collect   find the unsolved questions, and buy one right answer to each by rejection sampling (section 5)
-    (2) cut       the training set: three prefixes of every trace and the question itself, shuffled (section 5)
+    (1) collect   find the unsolved questions; buy one right answer to each by rejection sampling  (section 5)
+    (2) cut       the training set: three prefixes of every trace and the question itself          (section 5)
     (3) grade     the answer is looked for in prefix + continuation; the prefix carries no loss    (section 3)
     (4) update    advantages are not divided by the standard deviation; no clip and no ratio       (section 5)
-    (5) count     floating point operations, collection included: 2 N D to sample, 6 N D to train (appendix F.2)
+    (5) count     floating point operations: 2 N D to sample, 6 N D to train         (appendix F.2)
 
 With another reward (--reward) an answer is right if its reward is 1. Expect on the tiny model: success on the
 unsolved questions from .00 to .70, and plain RL as far at equal cost, since these questions share a few rules
@@ -41,16 +38,8 @@ from dataclasses import replace
 import torch
 
 from common import (
-    batch_loss,
-    collate,
-    completion_logps,
-    group_advantages,
-    importance_weights,
-    micro_batches,
-    reference_logps,
-    sampling_gap,
-    score_rollouts,
-)
+    LOSS_TYPES, batch_loss, collate, completion_logps, group_advantages, importance_weights, micro_batches,
+    reference_logps, sampling_gap, score_rollouts)
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
@@ -59,19 +48,18 @@ from plumbing.run import Run, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
-    # name: (with --model, tiny, meaning; source of the left value). What all scripts share:
-    # plumbing/settings.py
-    "arm": ("mixture", "mixture", "what to train on: mixture: prefixes and questions, 3 to 1; prefix-only: prefixes; "
-            "plain: questions", ("mixture", "prefix-only", "plain")),
-    "compare": ([], ["prefix-only", "plain"], "arms to train afterwards as well, on the same questions and traces"),
+    # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
+    "arm": ("mixture", "mixture", "train with and without prefixes (mixture), with them, or without",
+            ("mixture", "prefix-only", "plain")),
+    "compare": ([], ["prefix-only", "plain"], "arms to train afterwards as well, on the same traces"),
     "traces": ("", "", "traces.jsonl of an earlier run, or of another model: nothing is collected"),
     "questions": (1000, 24, "unsolved questions with a trace to collect; section 5"),
-    "screen_samples": (512, 512, "responses of which none may be right for a question to be unsolved; section 5"),
+    "screen_samples": (512, 512, "responses to an unsolved question, none of them right; section 5"),
     "max_attempts": (2500, 2500, "fresh responses in which to look for a right one; section 5"),
     "cuts": (3, 3, "prefixes of each trace; section 5"),
     "cut_from": (0.4, 0.4, "shortest prefix, as a share of the trace's tokens; section 5"),
     "cut_to": (0.8, 0.8, "longest prefix; section 5"),
-    "max_flops": (0.0, 6e12, "stop when so many operations are spent, 0: train all steps; to compare at equal cost"),
+    "max_flops": (0.0, 6e12, "stop when so many operations are spent, 0: never; to compare at equal cost"),
     "data": ("BytedTsinghua-SIA/DAPO-Math-17k", "tiny/train.jsonl",
              "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; section 5 "
              "(OMNI-MATH 6 to 8 as well)"),
@@ -87,17 +75,12 @@ SETTINGS = {
     "weight_decay": (0.0, 0.0, "AdamW's; not stated; ours"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; not stated; ours"),
     "scale_by_std": (False, False, "divide advantages by the group's standard deviation; section 5"),
-    "loss_type": ("sequence-sum", "sequence-sum", "what weighs the same in the batch's mean; section 5",
-                  ("token-mean", "sequence-mean", "sequence-sum")),
+    "loss_type": ("sequence-sum", "sequence-sum", "what weighs the same in the mean; section 5", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; not stated; ours"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; not stated; ours"),
-    "eval_sets": (["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-                   "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_every": (20, 10, "steps between evaluations (there is one before step 1 and one at the end)"),
+    "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
     "eval_samples": (256, 4, "responses to each held-out question; appendix F.2"),
     "eval_temperature": (0.7, 1.0, "sampling temperature in evaluation; appendix F.2 (tiny: as in training)"),
-    "save_every": (20, 20, "steps between checkpoints"),
-    "seed": (0, 0, "of data order and sampling"),
 }
 PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions",
           "prefix/reward_without": "reward without a prefix",
@@ -105,39 +88,40 @@ PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions",
 
 
 def find_trace(questions, draw, *, screen, attempts, block=64):
-    """Which questions are unsolved, and one right answer to each of them (section 5) -> one line for each
-    question.
+    """Which questions are unsolved, and one right answer to each of them (section 5) -> one line a question.
 
     draw(questions, n, purpose): n scored rollouts for each -> list of lists. Both jobs go by blocks and are
-    over with the block that has the first right one: "screened" responses, of at most `screen`, had "right"
-    right ones. A question is unsolved if there is none. Such ones also have "attempts" that were made after
-    that, "tokens", prompts included, that these cost, and "trace", the ids of the first right response,
-    missing if there was none.
+    over with the block that has the first right one: of "screened" responses, at most `screen`, "right" were
+    right. A question is unsolved if none was. Such ones also have "attempts" made after that, "tokens",
+    prompts included, that these cost, and "trace", the ids of the first right response, missing if there was
+    none.
     """
-    lines = [{"id": question["id"], "screened": 0, "right": 0, "attempts": 0, "tokens": 0} for question in questions]
+    lines = [{"id": q["id"], "screened": 0, "right": 0, "attempts": 0, "tokens": 0} for q in questions]
     by_id = {question["id"]: question for question in questions}
 
     def blocks(count, most, purpose, still_open):
         """Draw block by block for all lines that are open and have not had their most."""
         while open_lines := [line for line in lines if line[count] < most and still_open(line)]:
             made = open_lines[0][count]
-            groups = draw([by_id[line["id"]] for line in open_lines], min(block, most - made), (purpose, made))
+            open_questions = [by_id[line["id"]] for line in open_lines]
+            groups = draw(open_questions, min(block, most - made), (purpose, made))
             for line, group in zip(open_lines, groups, strict=True):
                 line[count] += len(group)
                 yield line, group
 
     for line, group in blocks("screened", screen, "screen", lambda line: not line["right"]):
         line["right"] += sum(r.right for r in group)
-    for line, group in blocks("attempts", attempts, "attempt", lambda line: not line["right"] and "trace" not in line):
+    no_trace = lambda line: not line["right"] and "trace" not in line  # noqa: E731
+    for line, group in blocks("attempts", attempts, "attempt", no_trace):
         line["tokens"] += sum(len(r.prompt_ids) + len(r.completion_ids) for r in group)
         if right := [r.completion_ids for r in group if r.right]:
-            line["trace"] = right[0]                                                                     # (1)
+            line["trace"] = right[0]                                                                   # (1)
     return lines
 
 
 def training_set(questions, traces, *, arm, cuts, low, high, seed):
-    """What an arm trains on -> problems whose prompt_ids include the prefix, and "prefix", the prefix's ids
-    ([]: none).
+    """What an arm trains on -> problems whose prompt_ids include the prefix, and "prefix", its ids ([]:
+    none).
 
     questions: problems by id. traces: {id: ids}. The cuts depend on the seed and the question only: they are
     the same over the whole run, after a resume, and in every arm.
@@ -146,17 +130,17 @@ def training_set(questions, traces, *, arm, cuts, low, high, seed):
     for name, trace in traces.items():
         rng = random.Random(derive_seed(seed, "cuts", name))
         prefixes = [trace[: int(rng.uniform(low, high) * len(trace))] for _ in range(cuts)]
-        for prefix in {"mixture": [*prefixes, []], "prefix-only": prefixes, "plain": [[]]}[arm]:         # (2)
+        for prefix in {"mixture": [*prefixes, []], "prefix-only": prefixes, "plain": [[]]}[arm]:       # (2)
             question = questions[name]
             items.append(question | {"prompt_ids": question["prompt_ids"] + prefix, "prefix": prefix})
     return items
 
 
 def score_joined(rollouts, prefixes, golds, tokenizer, reward, counts):
-    """Set each rollout's reward from its prefix and its own tokens together: the prefix may hold part of the
-    answer."""
-    joined = [replace(r, completion_ids=prefix + r.completion_ids) for r, prefix in zip(rollouts, prefixes, strict=True)]
-    score_rollouts(joined, golds, tokenizer, reward, counts)                                             # (3)
+    """Set each rollout's reward from its prefix and its own tokens together: either may hold the answer."""
+    pairs = zip(rollouts, prefixes, strict=True)
+    joined = [replace(rollout, completion_ids=prefix + rollout.completion_ids) for rollout, prefix in pairs]
+    score_rollouts(joined, golds, tokenizer, reward, counts)                                           # (3)
     for rollout, whole in zip(rollouts, joined, strict=True):
         rollout.reward = whole.reward
 
@@ -168,11 +152,9 @@ def reinforce_loss(per_token_logps, advantages, completion_mask, *, importance_w
     common.batch_loss; the paper's loss_type is "sequence-sum": sum over a response's tokens, mean over the
     batch's responses.
     """
-    if importance_weights is not None:
-        weighted = per_token_logps * importance_weights
-    else:
-        weighted = per_token_logps
-    return batch_loss(-(advantages[:, None] * weighted), per_token_logps, completion_mask, **terms)      # (4)
+    weights = 1.0 if importance_weights is None else importance_weights
+    per_token_loss = -(advantages[:, None] * (per_token_logps * weights))
+    return batch_loss(per_token_loss, per_token_logps, completion_mask, **terms)                       # (4)
 
 
 def flops(parameters, tokens, *, training):
@@ -183,32 +165,34 @@ def flops(parameters, tokens, *, training):
     >>> flops(10, 100, training=True)
     6000
     """
-    return (6 if training else 2) * parameters * tokens                                                  # (5)
+    return (6 if training else 2) * parameters * tokens                                                # (5)
 
 
-def collect(run, draw):
+def collect(run):
     """(1) Screen questions and buy traces, or read those of an earlier run -> {question id: trace}, tokens
     spent.
 
-    draw: as for find_trace. Raises InputError if there is no trace.
+    Raises InputError if there is no trace.
     """
     args = run.args
+
+    def work(part, start):
+        def draw(questions, n, purpose):
+            return run.draw(questions, n, purpose, start)
+
+        return find_trace(part, draw, screen=args.screen_samples, attempts=args.max_attempts)
+
     if args.traces:
         lines = read_record(args.traces)
     else:
-        pool = Shuffled(run.problems, args.seed).draw(len(run.problems))
-
-        def work(part, start):
-            return find_trace(part, lambda questions, n, purpose: draw(questions, n, purpose, start),
-                              screen=args.screen_samples, attempts=args.max_attempts)
-
+        pool, record = Shuffled(run.problems, args.seed).draw(len(run.problems)), run.out / "traces.jsonl"
         run.sampler.sync()
-        lines = fill_record(run.out / "traces.jsonl", pool, work, args.questions, lambda line: "trace" in line)
+        lines = fill_record(record, pool, work, args.questions, lambda line: "trace" in line)
         run.sampler.sleep()
     traces = {line["id"]: line["trace"] for line in lines if "trace" in line}
-    unsolved, spent = sum(not line.get("right") for line in lines), sum(line.get("tokens", 0) for line in lines)
-    run.say(f"{len(lines)} questions screened, {unsolved} unsolved, {len(traces)} with a trace, "
-            f"{unsolved - len(traces)} dropped after {args.max_attempts} attempts; {spent:,} tokens")
+    spent = sum(line.get("tokens", 0) for line in lines)
+    unsolved = sum(not line.get("right") for line in lines)
+    run.say(f"{len(lines)} questions, {unsolved} unsolved, {len(traces)} with a trace; {spent:,} tokens")
     if not traces:
         raise InputError(f"data {args.data}: no unsolved question with a trace among {len(lines)}; raise "
                          "--max-attempts or lower --screen-samples")
@@ -222,19 +206,11 @@ def main(argv=None):
     run = Run(args, __file__, PANELS)
     model, tokenizer, sampler = run.model, run.tokenizer, run.sampler
     parameters = sum(weight.numel() for weight in model.parameters())
-
-    def draw(questions, n, *purpose):
-        contexts, golds = [q["prompt_ids"] for q in questions], [q["answer"] for q in questions for _ in range(n)]
-        seed = derive_seed(args.seed, *purpose)
-        rollouts = sampler.generate(contexts, n, args.temperature, args.max_tokens, seed)
-        score_rollouts(rollouts, golds, tokenizer, run.reward)
-        return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
-
-    traces, spent = collect(run, draw)                                                                   # (1)
+    traces, spent = collect(run)                                                                       # (1)
     by_id = {problem["id"]: problem for problem in run.problems}
-    items = training_set(                                                                                # (2)
+    items = training_set(                                                                              # (2)
         by_id, traces, arm=args.arm, cuts=args.cuts, low=args.cut_from, high=args.cut_to, seed=args.seed)
-    items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # others leave no room to answer
+    items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # room to answer
     run.eval_sets["unsolved"] = [by_id[name] for name in traces]
     order = Shuffled(items, args.seed)
     run.restore(order=order)
@@ -256,7 +232,7 @@ def main(argv=None):
         # ---- (c) verify and advantage ----------------------------------------------------------------------
         run.phase("verify")
         counts = Counter()
-        score_joined(rollouts, prefixes, golds, tokenizer, run.reward, counts)                           # (3)
+        score_joined(rollouts, prefixes, golds, tokenizer, run.reward, counts)                         # (3)
         rewards = torch.tensor([r.reward for r in rollouts]).view(-1, args.group_size)  # (contexts, G)
         advantages = group_advantages(rewards, args.scale_by_std)
         for rollout, advantage in zip(rollouts, advantages.flatten().tolist(), strict=True):
@@ -264,7 +240,7 @@ def main(argv=None):
 
         # ---- (d) update ------------------------------------------------------------------------------------
         run.phase("train")
-        # A response with advantage 0 has gradient 0 and is not computed, but it counts in the loss's divisor.
+        # Advantage 0 means gradient 0: not computed, but its tokens count in the loss's divisor.
         trained = rollouts if args.beta or args.entropy_coef else [r for r in rollouts if r.advantage]
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
         batches = [collate(part, model.device) for part in micro_batches(trained, args.micro_batch_tokens)]
@@ -275,13 +251,14 @@ def main(argv=None):
             per_token_logps, entropy = completion_logps(model, batch, batch["temperatures"])  # (B, L-1)
             batch["old_per_token_logps"] = per_token_logps.detach()
             batch["importance_weights"] = importance_weights(batch, args.importance_cap)
-            batch["ref_per_token_logps"] = reference_logps(run.reference, batch, batch["temperatures"])
+            batch["ref_per_token_logps"] = reference_logps(run.reference, batch)
             sums["entropy"] += entropy.detach().sum().item()
-            loss, statistics = reinforce_loss(                                                           # (4)
+            loss, statistics = reinforce_loss(                                                         # (4)
                 per_token_logps, batch["advantages"], batch["completion_mask"],
                 importance_weights=batch["importance_weights"],
                 loss_type=args.loss_type, num_tokens=num_tokens, num_sequences=len(rollouts), beta=args.beta,
-                ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef, entropy=entropy)
+                ref_per_token_logps=batch["ref_per_token_logps"], entropy_coef=args.entropy_coef,
+                entropy=entropy)
             loss.backward()
             sums.update({"loss": loss.item(), **statistics})
         if batches:  # without a signal the weights stay as they are
@@ -296,8 +273,8 @@ def main(argv=None):
         metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         tokens = num_tokens + sum(map(len, contexts)) * args.group_size
-        metrics["flops"] = run.last("flops")
-        metrics["flops"] += flops(parameters, tokens, training=False) + flops(parameters, tokens, training=True)
+        cost = flops(parameters, tokens, training=False) + flops(parameters, tokens, training=True)
+        metrics["flops"] = run.last("flops") + cost
         with_prefix = torch.tensor([bool(q["prefix"]) for q in questions])
         for name, part in (("with", with_prefix), ("without", ~with_prefix)):
             if part.any():

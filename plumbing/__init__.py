@@ -1,12 +1,21 @@
 """What the scripts stand on and nobody has to read to understand them.
 
-    settings.py      flags of all scripts, and errors in one line      distributed.py   torchrun: ranks and sharded weights
-    run.py           set-up, metrics, checkpoints, resume              memory.py        what a GPU has to hold
-    data.py          questions and answers from files or the hub       verifier.py      are two answers worth the same?
-    records.py       one-off jobs that survive a kill                  curves.py        draws metrics
-    reward.py        --reward: somebody's own reward function          tracker.py       --report-to: tensorboard, wandb
+    settings.py      flags of all scripts, and errors in one line
+    run.py           set-up, metrics, checkpoints, resume
+    data.py          questions and answers from files or the hub
+    records.py       files that a kill cannot spoil, and one-off jobs that go on after one
+    reward.py        --reward: somebody's own reward function
+    verifier.py      are two answers worth the same?
+    optimizer.py     AdamW with float32 masters
+    distributed.py   torchrun: what ranks tell each other, and sharded weights
+    memory.py        what a GPU has to hold
+    engine.py        starting vLLM inside this process
+    cache.py         keys and values for sampling without vLLM
+    curves.py        draws metrics
+    tracker.py       --report-to: tensorboard, wandb
 
-common.py needs only distributed.py and verifier.py of these; whoever copies it takes them along.
+common.py needs verifier.py, distributed.py, engine.py and cache.py; whoever copies it takes these along. The
+others may import common.py.
 """
 
 import hashlib

@@ -13,8 +13,16 @@ import matplotlib
 
 from plumbing.records import read_lines
 
-ALWAYS = {"reward": "training reward", r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "share of zero-variance groups"}
-OTHERWISE = {"completions/mean_length": "response length (tokens)", "entropy": "entropy (nats)", "grad_norm": "gradient norm"}
+ALWAYS = {
+    "reward": "training reward",
+    r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
+    "frac_reward_zero_std": "share of zero-variance groups",
+}
+OTHERWISE = {
+    "completions/mean_length": "response length (tokens)",
+    "entropy": "entropy (nats)",
+    "grad_norm": "gradient norm",
+}
 
 SMOOTH = 10  # steps whose mean the line is; single ones are its shadow
 
@@ -41,11 +49,14 @@ def plot_curves(folders, file=None):
             names = sorted({name for row in rows for name in row if re.fullmatch(pattern, name)})
             for name, line in zip(names, 10 * ["-", "--", ":", "-."]):
                 x, y = zip(*((row[against], row[name]) for row in rows if name in row))
-                which = [name.removeprefix("eval/")] if not colour and len(names) > 1 or len(names) == 1 and name.startswith("eval/") else []
-                label = " ".join([folder.name] * (len(folders) > 1 and name == names[0]) + which)  # a line's style says which metric, in all runs
+                # A colour says which run, a line's style which metric: each stands in the legend once.
+                run_label = folder.name if len(folders) > 1 and name == names[0] else ""
+                named = len(names) > 1 and colour == 0 or len(names) == 1 and name.startswith("eval/")
+                label = f"{run_label} {name.removeprefix('eval/') if named else ''}".strip()
                 if name.startswith("eval/"):
                     error = [row.get(name + "_stderr", 0) for row in rows if name in row]
-                    axis.errorbar(x, y, error, color=f"C{colour}", linestyle=line, marker="o", markersize=3, label=label)
+                    style = {"color": f"C{colour}", "linestyle": line, "marker": "o", "markersize": 3}
+                    axis.errorbar(x, y, error, label=label, **style)
                 else:
                     axis.plot(x, y, color=f"C{colour}", linewidth=1, alpha=0.2)
                     means = [statistics.fmean(y[max(0, i + 1 - SMOOTH) : i + 1]) for i in range(len(y))]
@@ -60,5 +71,6 @@ def plot_curves(folders, file=None):
 
 if __name__ == "__main__":
     if not sys.argv[1:] or not all((Path(folder) / "metrics.jsonl").exists() for folder in sys.argv[1:]):
-        raise SystemExit("error: usage: python -m plumbing.curves RUN_FOLDER [RUN_FOLDER ...]; each must hold a metrics.jsonl")
+        raise SystemExit("error: usage: python -m plumbing.curves RUN_FOLDER [RUN_FOLDER ...]; each must "
+                         "hold a metrics.jsonl")
     plot_curves(sys.argv[1:])

@@ -54,8 +54,8 @@ def hub_rows(source):
         rows = datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as problem:  # the hub client raises many kinds
         reason = str(problem).splitlines()[0]
-        raise InputError(f"data set {source}: no .jsonl, .json or .parquet file, and the hub could not give it "
-                         f"({reason})") from None
+        raise InputError(f"data set {source}: no .jsonl, .json or .parquet file, and the hub could not give "
+                         f"it ({reason})") from None
     return ((f"{source} row {i}", row) for i, row in enumerate(rows))
 
 
@@ -77,12 +77,12 @@ def pick_column(row, names, flag, origin):
         if value not in (None, "", []):
             return value
     columns = ", ".join(row) if isinstance(row, dict) else f"a {type(row).__name__}"
-    raise InputError(f"{origin}: none of {', '.join(names)} is there or has a value (columns: {columns}); name the "
-                     f"column with {flag}")
+    raise InputError(f"{origin}: none of {', '.join(names)} is there or has a value (columns: {columns}); "
+                     f"name the column with {flag}")
 
 
-def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf, question_column="", answer_column="",
-                  check_answers=True):
+def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf, question_column="",
+                  answer_column="", check_answers=True):
     """Problems with a checkable answer -> list of {"id", "problem", "answer", "prompt_ids", "origin"}, and
     "level" where the source has it.
 
@@ -97,9 +97,11 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
         question, answer = question_and_answer(row, question_column, answer_column, origin)
         ids = build_prompt(tokenizer, question, instruction)
         if len(ids) > longest_prompt:
-            raise InputError(f"{origin}: the prompt has {len(ids)} tokens, but beside --max-tokens the model's context "
-                             f"has room for {longest_prompt}; lower --max-tokens or take the problem out")
-        problem = {"id": len(problems), "problem": question, "answer": answer, "prompt_ids": ids, "origin": origin}
+            raise InputError(f"{origin}: the prompt has {len(ids)} tokens, but beside --max-tokens the "
+                             f"model's context has room for {longest_prompt}; lower --max-tokens or take the "
+                             "problem out")
+        problem = {"id": len(problems), "problem": question, "answer": answer, "prompt_ids": ids}
+        problem["origin"] = origin
         if "level" in row:
             problem["level"] = str(row["level"]).removeprefix("Level ")
         problems.append(problem)
@@ -111,8 +113,8 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
     dropped = [p for p, ok in zip(problems, usable, strict=True) if not ok]
     if dropped:
         listed = "; ".join(f"{p['origin']}: {p['answer'][:40]!r}" for p in dropped[:5])
-        print(f"{source}: {len(dropped)} of {len(problems)} problems dropped, math-verify cannot read their answers: "
-              f"{listed}" + (" ..." if dropped[5:] else ""))
+        print(f"{source}: {len(dropped)} of {len(problems)} problems dropped, math-verify cannot read their "
+              f"answers: {listed}" + (" ..." if dropped[5:] else ""))
     if len(dropped) == len(problems):
         raise InputError(f"data {source}: no problem is left, math-verify can read none of the answers; is "
                          "--answer-column right?")
@@ -127,8 +129,8 @@ def question_and_answer(row, question_column, answer_column, origin):
     answer = pick_column(row, answer_columns, "--answer-column", origin)
     is_chat = isinstance(question, list) and all(isinstance(m, dict) and "content" in m for m in question)
     if not isinstance(question, str) and not is_chat:
-        raise InputError(f"{origin}: the question is neither a text nor a list of chat messages; name its column with "
-                         "--question-column")
+        raise InputError(f"{origin}: the question is neither a text nor a list of chat messages; name its "
+                         "column with --question-column")
     answer = str(answer[0] if isinstance(answer, list) else answer)
     answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip().strip("$")
     context = row.get("context")  # OlympiadBench keeps it apart

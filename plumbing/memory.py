@@ -7,7 +7,8 @@ from common import _TokenLogps, here_or_in_repository
 from plumbing import InputError, distributed
 
 
-def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine, gpus=1):
+def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine,
+                  gpus=1):
     """What one GPU has to hold, in GB of 1e9 bytes -> {part: GB}. Computed, not measured; activations are an
     estimate.
 
@@ -16,8 +17,8 @@ def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing,
     float32; two layers and the embeddings are whole at any time.
     """
     size, layers = getattr(torch, dtype).itemsize, config.num_hidden_layers
-    layer = micro_batch_tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * size  # for its backward pass
-    own = 8 if dtype == "float32" or gpus > 1 else 12  # float32 weights are their own masters; then there are two moments
+    layer = micro_batch_tokens * (10 * config.hidden_size + 4 * config.intermediate_size) * size
+    own = 8 if dtype == "float32" or gpus > 1 else 12  # two moments; float32 weights are their own masters
     embeddings = 2 * config.vocab_size * config.hidden_size
     held = parameters * size
     if gpus > 1:
@@ -37,8 +38,7 @@ def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing,
 
 
 def fit_memory(path, *, masters, engine_memory, total=None, **settings):
-    """Say what the GPU will have to hold, before anything is loaded, and choose where the masters go -> "gpu"
-    or "cpu".
+    """Say what the GPU will have to hold, and choose where the masters go -> "gpu" or "cpu".
 
     masters: "auto" takes the GPU if all fits. engine_memory: the engine's share of the GPU. total: its GB
     (none: ask; without a GPU nothing is said). Sampling and training take turns: the engine sleeps during the
@@ -49,18 +49,19 @@ def fit_memory(path, *, masters, engine_memory, total=None, **settings):
         return "cpu"
     total = total or torch.cuda.get_device_properties(0).total_memory / 1e9
     config, parameters = shape(path)
-    places = ["gpu"] if distributed.WORLD_SIZE > 1 else ["gpu", "cpu"] if masters == "auto" else [masters]
-    for place in places:
+    devices = ["gpu"] if distributed.WORLD_SIZE > 1 else ["gpu", "cpu"] if masters == "auto" else [masters]
+    for device in devices:
         parts = memory_budget(
-            config, parameters, masters=place, engine=engine_memory * total, gpus=distributed.WORLD_SIZE, **settings)
+            config, parameters, masters=device, engine=engine_memory * total, gpus=distributed.WORLD_SIZE,
+            **settings)
         resident = parts["weights"] + parts["masters and moments"]
         sampling = resident + parts["engine, while sampling"]
         training = resident + parts["gradients"] + parts["activations"] + parts["output head"]
         if max(sampling, training) <= 0.95 * total:  # the rest is the allocator's and CUDA's own
             break
     listed = ", ".join(f"{name} {amount:.1f}" for name, amount in parts.items())
-    print(f"memory in GB, computed: {listed}; masters on the {place}; training holds {training:.1f}, sampling "
-          f"{sampling:.1f} of {total:.1f}")
+    print(f"memory in GB, computed: {listed}; masters on the {device}; training holds {training:.1f}, "
+          f"sampling {sampling:.1f} of {total:.1f}")
     if max(sampling, training) > 0.95 * total:
         first = "lower --engine-memory"
         if training - parts["activations"] <= 0.9 * total < training:
@@ -69,11 +70,11 @@ def fit_memory(path, *, masters, engine_memory, total=None, **settings):
             first = "take a smaller model: its weights and gradients alone are too large"
             if distributed.WORLD_SIZE > 1:
                 first = "take more GPUs: its shards are too large"
-            elif place == "gpu":
+            elif device == "gpu":
                 first = "set --masters cpu"
-        raise InputError(f"--model {path}: training would hold {training:.1f} and sampling {sampling:.1f} GB of the "
-                         f"GPU's {total:.1f}; {first}")
-    return place
+        raise InputError(f"--model {path}: training would hold {training:.1f} and sampling {sampling:.1f} GB "
+                         f"of the GPU's {total:.1f}; {first}")
+    return device
 
 
 def shape(path):

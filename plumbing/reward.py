@@ -45,7 +45,7 @@ def load_reward(spec):
             raise InputError(f"--reward {spec}: returned something that is no number") from None
         for value, text in zip(values, texts):
             if not (math.isfinite(value) and 0 <= value <= 1):
-                raise InputError(f"--reward {spec}: returned {value:g} for {text[:60]!r}; must be from 0 to 1")
+                raise InputError(f"--reward {spec}: returned {value:g} for {text[:60]!r}; must be 0 to 1")
         return values
 
     return reward

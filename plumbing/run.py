@@ -22,16 +22,17 @@ from common import (
     GAP_LIMITS,
     ROOT,
     TINY_MODEL,
-    MasterAdamW,
     evaluate,
     load_model,
     make_sampler,
+    score_rollouts,
     which_sampler,
 )
 from plumbing import InputError, derive_seed, distributed
 from plumbing.curves import plot_curves
 from plumbing.data import load_problems, set_name
 from plumbing.memory import fit_memory
+from plumbing.optimizer import MasterAdamW
 from plumbing.records import append, read_lines, write_aside
 from plumbing.reward import load_reward
 from plumbing.tracker import make_tracker
@@ -64,7 +65,8 @@ class Folder:
         self.metrics_file = self.out / "metrics.jsonl"
         reached = int(self.checkpoint.name[-6:]) if saved else -1
         self.done = max(reached, 0)  # steps whose work is kept
-        self.rows = [row for row in read_lines(self.metrics_file) if row["step"] <= reached]  # later ones are made again
+        rows = read_lines(self.metrics_file)
+        self.rows = [row for row in rows if row["step"] <= reached]  # later ones are made again
         if self.metrics_file.exists():
             write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
         print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
@@ -73,21 +75,24 @@ class Folder:
     def new_folder(self, script):
         """--out, or the first runs/SCRIPT-MODEL[-NUMBER] that is not there. Raises InputError if it is
         taken."""
-        name = f"{Path(script).stem}-{'tiny' if self.args.model == TINY_MODEL else Path(self.args.model).name}"
+        model = "tiny" if self.args.model == TINY_MODEL else Path(self.args.model).name
+        name = f"{Path(script).stem}-{model}"
         out, number = Path(self.args.out or Path("runs") / name), 1
         while not self.args.out and out.exists():
             number += 1
             out = Path("runs") / f"{name}-{number}"
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume {out}, or "
-                             "name another")
+            raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume "
+                             f"{out}, or name another")
         return out
 
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and
         verifier."""
         name = signal.Signals(signal_number).name
-        raise SystemExit(f"stopped by {name}; continue with --resume {self.out}" if distributed.is_main() else 1)
+        if not distributed.is_main():
+            raise SystemExit(1)
+        raise SystemExit(f"stopped by {name}; continue with --resume {self.out}")
 
     def tidy(self):
         """A start that failed before there was anything to keep leaves no folder behind."""
@@ -109,17 +114,19 @@ class Folder:
         try:
             append(self.metrics_file, self.rows[-1:])
         except OSError as problem:
-            raise InputError(f"step {step} could not be logged ({problem}); make room and continue with --resume "
-                             f"{self.out}") from None
+            raise InputError(f"step {step} could not be logged ({problem}); make room and continue with "
+                             f"--resume {self.out}") from None
         self.tracker.log(step, metrics)
         for name in (m for m in metrics if re.fullmatch(r"eval/[^/]+/avg@\d+", m)):
             self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
         if "reward" in metrics:
-            shown = {"reward": "reward", "zero-variance": "frac_reward_zero_std", "length": "completions/mean_length"}
-            words = [f"{word} {metrics[name]:.2f}".removesuffix(".00") for word, name in shown.items()]
-            words += [f"{phase} {metrics['time/' + phase]:.1f}s" for phase in PHASES]
-            words += [f"{verb} {metrics[f'time/{verb}_tokens_per_s'] / 1000:.1f}k tok/s" for verb in ("sampled", "trained")]
-            self.bar.set_postfix_str(" ".join(words))
+            names = {"reward": "reward", "zero-variance": "frac_reward_zero_std",
+                     "length": "completions/mean_length"}
+            shown = [f"{short} {metrics[name]:.2f}".removesuffix(".00") for short, name in names.items()]
+            shown += [f"{phase} {metrics['time/' + phase]:.1f}s" for phase in PHASES]
+            for verb in ("sampled", "trained"):
+                shown.append(f"{verb} {metrics[f'time/{verb}_tokens_per_s'] / 1000:.1f}k tok/s")
+            self.bar.set_postfix_str(" ".join(shown))
 
     def finish(self):
         """Draw the curves and print what the run did to each evaluation set."""
@@ -144,14 +151,15 @@ class Run(Folder):
         super().__init__(args, script, panels)
         self.reward = load_reward(args.reward)
         masters = fit_memory(
-            args.model, dtype=args.dtype, masters=args.masters, gradient_checkpointing=args.gradient_checkpointing,
-            micro_batch_tokens=args.micro_batch_tokens,
+            args.model, dtype=args.dtype, masters=args.masters,
+            gradient_checkpointing=args.gradient_checkpointing, micro_batch_tokens=args.micro_batch_tokens,
             engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
         self.model, self.tokenizer = load_model(
             self.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
         self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
         self.longest_prompt = self.model.config.max_position_embeddings - args.max_tokens
-        self.problems = self.load(args.data, question_column=args.question_column, answer_column=args.answer_column)
+        columns = {"question_column": args.question_column, "answer_column": args.answer_column}
+        self.problems = self.load(args.data, **columns)
         self.eval_sets = {set_name(source): self.load(source) for source in args.eval_sets}
         self.sampler = make_sampler(
             args.sampler, self.model, self.tokenizer, args.sample_rows, memory=args.engine_memory,
@@ -188,13 +196,28 @@ class Run(Folder):
             self.clock[self.counted_as] += now - self.since
         self.counted_as, self.since = name, now
 
+    def draw(self, problems, n, *purpose):
+        """n scored samples for each problem -> list of lists of rollouts. For jobs beside the training steps.
+
+        purpose: what the seed is made of.
+        """
+        args, contexts = self.args, [problem["prompt_ids"] for problem in problems]
+        seed = derive_seed(args.seed, *purpose)
+        self.phase("sample")
+        rollouts = self.sampler.generate(contexts, n, args.temperature, args.max_tokens, seed)
+        self.phase("verify")
+        golds = [problem["answer"] for problem in problems for _ in range(n)]
+        score_rollouts(rollouts, golds, self.tokenizer, self.reward)
+        return [rollouts[i * n : (i + 1) * n] for i in range(len(problems))]
+
     def evaluate(self):
         """Score the model on the evaluation sets -> dict of metrics."""
         args = self.args
         self.sampler.sync()
         return evaluate(
-            self.sampler, self.tokenizer, self.eval_sets, n=args.eval_samples, temperature=args.eval_temperature,
-            max_tokens=args.max_tokens, seed=derive_seed(args.seed, "eval"), reward=self.reward)
+            self.sampler, self.tokenizer, self.eval_sets, n=args.eval_samples,
+            temperature=args.eval_temperature, max_tokens=args.max_tokens,
+            seed=derive_seed(args.seed, "eval"), reward=self.reward)
 
     def shared_metrics(self, rewards, sampled, learned, batches, sums):
         """What every script logs of a step -> dict of metrics.
@@ -220,7 +243,9 @@ class Run(Folder):
             "completions/clipped_ratio": sum(not r.finished for r in learned) / max(1, len(learned)),
             "loss": sums["loss"] / updates,  # near 0 on policy whatever happens: look at reward and grad_norm
             "entropy": sums["entropy"] / trained,
-            **{name: sums[name] / (trained * updates) for name in ("clip_ratio/low_mean", "clip_ratio/high_mean", "kl")},
+            "clip_ratio/low_mean": sums["clip_ratio/low_mean"] / (trained * updates),
+            "clip_ratio/high_mean": sums["clip_ratio/high_mean"] / (trained * updates),
+            "kl": sums["kl"] / (trained * updates),
             "num_tokens": self.last("num_tokens") + drawn + sum(len(r.prompt_ids) for r in sampled),
             **{f"time/{phase}": self.clock[phase] for phase in PHASES},
             "time/sampled_tokens_per_s": drawn / max(1e-9, self.clock["sample"]),
@@ -278,8 +303,8 @@ class Run(Folder):
             aside.rename(final)
         except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
             shutil.rmtree(aside, ignore_errors=True)
-            raise InputError(f"step {step} could not be saved ({problem}); make room and continue with --resume "
-                             f"{self.out}") from None
+            raise InputError(f"step {step} could not be saved ({problem}); make room and continue with "
+                             f"--resume {self.out}") from None
         for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
             shutil.rmtree(old)
 
@@ -293,16 +318,18 @@ class Run(Folder):
         differs = [len({r.reward for r in rollouts[i : i + group_size]}) > 1 for i in groups]
         first = differs.index(True) * group_size if any(differs) else 0
         rollout, prefix = rollouts[first], prefix_lengths[first] if prefix_lengths else 0
-        parts = [("prompt", len(rollout.prompt_ids) - prefix), ("prefix", prefix), ("response", len(rollout.completion_ids))]
+        parts = {"prompt": len(rollout.prompt_ids) - prefix, "prefix": prefix}
+        parts["response"] = len(rollout.completion_ids)
         lines, at = ["one sample, and which of its tokens are trained on:"], 0
-        for name, size in parts:
+        for name, size in parts.items():
             text = self.tokenizer.decode((rollout.prompt_ids + rollout.completion_ids)[at : at + size])
             role = "trained on" if name == "response" else "not trained"
             lines += [f"  {name:9} {size:4} tokens  {role}  {text!r}"] * (size > 0 or name == "response")
             at += size
         lines.append(f"one group (right answer {golds[first]}):   reward  advantage  response")
         for r in rollouts[first : first + group_size]:
-            lines.append(f"{'':34} {r.reward:6.1f}  {r.advantage:+9.3f}  {self.tokenizer.decode(r.completion_ids)!r}")
+            text = self.tokenizer.decode(r.completion_ids)
+            lines.append(f"{'':34} {r.reward:6.1f}  {r.advantage:+9.3f}  {text!r}")
         self.say("\n".join(lines))
 
     def finish(self):

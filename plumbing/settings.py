@@ -13,16 +13,22 @@ from plumbing import InputError
 
 MACHINE = {
     # name: (with --model, tiny, meaning; its permitted values, if they are few)
+    "eval_sets": (
+        ["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
+         "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
     "question_column": ("", "", "column of --data that holds the question, if it has an unusual name"),
     "answer_column": ("", "", "column of --data that holds the answer, if it has an unusual name"),
-    "reward": ("", "", "your own reward, FILE.py:FUNCTION: texts and gold answers in, numbers from 0 to 1 out"),
+    "seed": (0, 0, "of data order and sampling"),
+    "save_every": (20, 10, "steps between checkpoints"),
+    "reward": ("", "", "your own reward, FILE.py:FUNCTION: texts and gold answers in, numbers 0 to 1 out"),
     "report_to": ("none", "none", "tracker that gets the metrics as well", ("none", "tensorboard", "wandb")),
-    "importance_cap": (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; verl's default"),
+    "importance_cap": (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; as verl"),
     "max_logp_gap": (
         0.0, 0.0, "stop if sampler and trainer differ by more nats on the mean token, 0: 1e-4 in float32, "
         "0.1 in bfloat16"),
     "sampler": (
-        "auto", "auto", "what draws responses; auto: vllm if there is a GPU", ("auto", "vllm", "transformers")),
+        "auto", "auto", "what draws responses; auto: vllm if there is a GPU",
+        ("auto", "vllm", "transformers")),
     "engine_memory": (0.4, 0.4, "share of the GPU's memory that vLLM may hold while it samples"),
     "tensor_parallel": (1, 1, "GPUs that share one vLLM engine"),
     "dtype": (
@@ -34,13 +40,13 @@ MACHINE = {
     "gradient_checkpointing": (
         True, False, "recompute activations in the backward pass: less memory, one more forward pass"),
     "micro_batch_tokens": (
-        16384, 4096, "tokens, padding included, in one forward and backward pass: memory only; small ones pad less"),
+        16384, 4096, "tokens, padding included, in one pass: memory only; small ones pad less"),
     "sample_rows": (256, 256, "sequences sampled side by side: memory only"),
-    "threads": (0, 1, "CPU threads of torch, 0: its own choice; tensors as small as the tiny model's lose by sharing"),
+    "threads": (0, 1, "CPU threads of torch, 0: its own choice; the tiny model loses by sharing"),
 }
 POSITIVE = (
-    "prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every", "eval_samples",
-    "save_every", "micro_batch_tokens", "sample_rows")  # numbers that may not be 0; none may be negative
+    "prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every",
+    "eval_samples", "save_every", "micro_batch_tokens", "sample_rows")  # may not be 0; none may be negative
 CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume", "report_to")  # what --resume may change
 
 
@@ -76,21 +82,21 @@ def parse_settings(doc, settings, argv=None):
         given = resumed(given)
     column = 1 if given.get("tiny") or given.get("model", TINY_MODEL) == TINY_MODEL else 0
     defaults = {"model": TINY_MODEL, "tiny": False, "out": None, "resume": None}
-    defaults |= {name: row[column] for name, row in (settings | MACHINE).items()}
+    defaults |= {name: row[column] for name, row in (MACHINE | settings).items()}
     return argparse.Namespace(**defaults | given)
 
 
 def flags(doc, settings):
     """The parser of a script's flags. What is not given is not in its result."""
     parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, argument_default=argparse.SUPPRESS)
-    parser.add_argument("--model", help="model to train, a hub id or a local folder (none: the tiny model and settings)")
-    parser.add_argument("--tiny", action="store_true", help="the tiny settings, for a --model that the tiny one became")
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS)
+    parser.add_argument("--model", help="model to train, a hub id or a folder (none: the tiny model)")
+    parser.add_argument("--tiny", action="store_true", help="the tiny settings, for a checkpoint of the tiny model")
     parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
-    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder from its last checkpoint")
-    own = parser.add_argument_group("settings of the method [with --model | tiny]")
-    shared = parser.add_argument_group("settings of data, reward and machine, the same in all scripts [with --model | tiny]")
-    for group, table in ((own, settings), (shared, MACHINE)):
+    parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder where it was saved")
+    for title, table in (("settings of the method", settings), ("settings that all scripts share", MACHINE)):
+        group = parser.add_argument_group(f"{title} [with --model | tiny]")
         for name, (full, tiny, text, *choices) in table.items():
             kind = {bool: {"action": argparse.BooleanOptionalAction}, list: {"nargs": "*"}}
             kind = kind.get(type(full), {"type": type(full)}) | ({"choices": choices[0]} if choices else {})
@@ -105,11 +111,12 @@ def resumed(given):
     folder = given["resume"]
     file = Path(folder) / "args.json"
     if not file.exists():
-        raise InputError(f"--resume {folder}: no run here ({file} is missing); give the folder of an earlier run")
+        raise InputError(f"--resume {folder}: no run here ({file} is missing); give the folder of an earlier "
+                         "run")
     old = json.loads(file.read_text())["settings"]
     for name, value in given.items():
         if name not in CHANGEABLE and old.get(name) != value:
             flag = "--" + name.replace("_", "-")
-            raise InputError(f"--resume {folder}: that run had {flag} {old.get(name)}, not {value}; drop it or start a "
-                             "new run")
+            raise InputError(f"--resume {folder}: that run had {flag} {old.get(name)}, not {value}; drop it "
+                             "or start a new run")
     return old | given

@@ -41,7 +41,8 @@ class WeightsAndBiases(NoTracker):
         file.write_text(name)
         project = wandb.env.get_project() or "rlvr"
         self.run = wandb.init(
-            project=project, id=name, name=Path(folder).name, dir=str(folder), config=settings, resume="allow")
+            project=project, id=name, name=Path(folder).name, dir=str(folder), config=settings,
+            resume="allow")
 
     def log(self, step, metrics):
         self.run.log(metrics, step=step)

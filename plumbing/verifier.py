@@ -33,7 +33,7 @@ def last_boxed(text):
             stack.append(piece.end() if piece[0] != "{" else None)
         elif piece[0] == "}" and stack:
             start = stack.pop()
-            if start is not None:  # an outer box closes after an inner one, so the last to close is the one meant
+            if start is not None:  # an outer box closes last, and it is the one meant
                 found = text[start : piece.start()]
     return None if found is None else found.strip()
 
@@ -68,12 +68,14 @@ def compare(gold, answer):
     if not gold.strip() or last_boxed(f"\\boxed{{{gold}}}") != gold.strip():
         return "gold"  # empty, or its braces do not match
     # Outside a box, half of LaTeX is not recognised as mathematics.
-    parsed = [math_verify.parse("\\boxed{" + close_up(text) + "}", parsing_timeout=None) for text in (gold, answer)]
+    boxes = ["\\boxed{" + close_up(text) + "}" for text in (gold, answer)]
+    parsed = [math_verify.parse(box, parsing_timeout=None) for box in boxes]
     if not all(parsed):
         return "unparsed" if parsed[0] else "gold"
     # Gold first: the comparison is not symmetric. An interval may be written as an inequality and the other
     # way round.
-    return "right" if math_verify.verify(*parsed, timeout_seconds=None, allow_set_relation_comp=True) else "wrong"
+    same = math_verify.verify(*parsed, timeout_seconds=None, allow_set_relation_comp=True)
+    return "right" if same else "wrong"
 
 
 class _Worker:
@@ -86,7 +88,8 @@ class _Worker:
         starts a new process."""
         if self.process is None:
             command = [sys.executable, os.path.abspath(__file__)]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             if self._exchange(None, 120) != "ready":
                 raise RuntimeError(f"the verifier process does not start; try: {' '.join(command)}")
         return self._exchange(pair, seconds)
@@ -118,7 +121,7 @@ class _Worker:
             self.process = None
 
 
-_WORKERS = [_Worker() for _ in range(min(16, os.cpu_count() or 1))]  # each starts its process when it is first asked
+_WORKERS = [_Worker() for _ in range(min(16, os.cpu_count() or 1))]  # a process starts when first asked
 _ONE_AT_A_TIME = threading.Lock()  # callers on several threads take turns with the workers
 atexit.register(lambda: [worker.close() for worker in _WORKERS])
 
@@ -165,14 +168,16 @@ def verify(responses, golds, counts=None, seconds=5.0):
     answers = [last_boxed(response) for response in responses]
     asked = [i for i, answer in enumerate(answers) if answer]
     exact = [exact_match(golds[i], answers[i]) for i in asked]
-    compared = iter(compare_in_workers([(golds[i], answers[i]) for i, known in zip(asked, exact) if known is None], seconds))
+    undecided = [(golds[i], answers[i]) for i, known in zip(asked, exact) if known is None]
+    compared = iter(compare_in_workers(undecided, seconds))
     verdicts = [next(compared) if known is None else "right" if known else "wrong" for known in exact]
     rewards = [0.0] * len(answers)
     for i, verdict in zip(asked, verdicts):
         rewards[i] = float(verdict == "right")
     if counts is not None:
         counts["verify/no_answer"] += len(answers) - len(asked)
-        for name, verdict in (("unparsed_pred", "unparsed"), ("timeouts", "timeout"), ("crashes", "crash"), ("errors", "error")):
+        names = {"unparsed": "unparsed_pred", "timeout": "timeouts", "crash": "crashes", "error": "errors"}
+        for verdict, name in names.items():
             counts["verify/" + name] += verdicts.count(verdict)
     return rewards
 
@@ -188,7 +193,8 @@ def serve():
     print("ready", flush=True)
     for line in sys.stdin:
         gold, answer, seconds = json.loads(line)
-        faulthandler.dump_traceback_later(seconds, exit=True)  # if the parent is gone, nobody else ends a comparison that hangs
+        # If the parent is gone, nobody else ends a comparison that hangs.
+        faulthandler.dump_traceback_later(seconds, exit=True)
         try:
             verdict = compare(gold, answer)
         except Exception:  # odd input makes the parser raise nearly anything
