@@ -1,4 +1,4 @@
-"""What the claims files share: sampling from a trained model, intervals over seeds and questions, and the logs of runs."""
+"""What the claims files share: sampling from a trained model and intervals over seeds and questions."""
 
 import json
 import statistics
@@ -52,16 +52,6 @@ def settings_of(folder):
 
 def last_checkpoint(folder):
     return max(Path(folder).glob("checkpoint-??????"))
-
-
-def rows_of(folder):
-    """The metrics of a run, one dict a step."""
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-
-
-def analyses(folders, name="analysis.json"):
-    """{arm: what was measured on its model, for each seed}."""
-    return {arm: [json.loads((folder / name).read_text()) for folder in some if (folder / name).exists()] for arm, some in folders.items()}
 
 
 def interval(per_seed, draws=2000):

@@ -1,6 +1,6 @@
 """What ERPO claims, as statements that can fail, measured in the embedded world. Used by run.py.
 
-    python results/run.py erpo --seeds 0 1 2 3 4 5 6 7              # trains all arms and writes results/erpo.md
+    python results/run.py erpo                                      # trains all arms and writes results/erpo.md
     python results/claims_erpo.py RUN_FOLDER FIRST_ARM_FOLDER       # measures one trained model -> RUN_FOLDER/analysis.json
 
 S1 to S9: statements about residual questions, those whose groups are all right. A third of this pool is never solved, so shares of
@@ -16,7 +16,7 @@ from statistics import fmean as mean
 
 import numpy
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, over_seeds, points, rows_of, settings_of, share, verdict
+from analysis import Analyst, differences, interval, last_checkpoint, over_seeds, points, settings_of, share, verdict
 
 from common import pass_at_k
 from problems import Shuffled
@@ -38,6 +38,8 @@ ARMS = {
     "t_max-2": [*LONG, "--t-max", "2.0"],
 }
 COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
+SEEDS = range(8)
+METRICS = ("num_tokens", "frac_all_right", r"temperature/(visits|revived)@.*", r"temperature/(draws|mean|at_max|decile_[19])")
 SHOWN = ("erpo", "dapo", "ra", "dapo-hot")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
           r"temperature/decile_5": "median temperature of the questions"}
@@ -79,16 +81,16 @@ def score_at(rows, tokens):
 
 
 class Measured:
-    """What the statements are about, of all runs. runs: {arm: [folder of each seed]}."""
+    """What the statements are about, of all runs. logs: packed.Logs."""
 
-    def __init__(self, runs):
-        self.found = analyses(runs)
-        self.rows = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
+    def __init__(self, logs):
+        self.found = {arm: logs.measured(arm) for arm in logs.arms}
+        self.rows = {arm: logs.rows(arm) for arm in logs.arms}
         self.steps = {arm: [rows[1:] for rows in some] for arm, some in self.rows.items()}
-        self.active = {arm: self.over(active, arm, LATE) for arm in runs}
-        self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in runs}
-        begin = passes(analyses(runs, "start.json")["erpo"], 1)
-        self.gain = {arm: interval(differences(self.end[arm][1], begin)) for arm in runs}
+        self.active = {arm: self.over(active, arm, LATE) for arm in logs.arms}
+        self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in logs.arms}
+        begin = passes(logs.measured("erpo", "start"), 1)
+        self.gain = {arm: interval(differences(self.end[arm][1], begin)) for arm in logs.arms}
 
     def over(self, value, arm, part):
         """Mean of value(row) over some steps of each run of an arm."""
@@ -125,9 +127,9 @@ def passes(some, k):
     return [[pass_at_k(HELD_OUT, right, k) for right in one["right"]] for one in some]
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    measured = Measured(runs)
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    measured = Measured(logs)
     for part in (signal, outcome, temperatures, choices):
         yield from part(measured)
 

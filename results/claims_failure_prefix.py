@@ -13,7 +13,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, interval, last_checkpoint, points, rows_of, settings_of, verdict
+from analysis import Analyst, interval, last_checkpoint, points, settings_of, verdict
 
 from common import group_advantages, write_aside
 from failure_prefix import first_failure, opening, training_items
@@ -38,6 +38,7 @@ ARMS = {
 }
 COMMANDS = {"scored": ["results/failure_prefix_scored.py"]}
 FEW = {"plain-long": 3}  # seeds
+METRICS = ("num_tokens",)
 SHOWN = ("failure", "plain", "medium")  # in the figure
 HELD_OUT, GROUP, AGAIN = 16, 8, 64  # samples of held-out problems and openings; of a training group; of a question that is screened again
 
@@ -82,7 +83,6 @@ def signal(model, lines, arm):
         "predicted": statistics.mean(p**GROUP + (1 - p) ** GROUP for p in rates),
         "advantage": group_advantages(rewards).abs().mean().item(),
         "usable": statistics.mean(0.25 <= p <= 0.75 for p in rates),
-        "success": statistics.mean(rates),
     }
 
 
@@ -142,10 +142,11 @@ def again(model, lines):
 # ---- the statements ------------------------------------------------------------------------------------------------------
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    start, found, mean = analyses(runs, "start.json")["failure"], analyses(runs), statistics.mean
-    metrics = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    mean = statistics.mean
+    start, found = logs.measured("failure", "start"), {arm: logs.measured(arm) for arm in logs.arms}
+    metrics = {arm: logs.rows(arm) for arm in logs.arms}
 
     def gain(arm, against=None):
         """Held-out success of an arm minus that of another, or of the starting model, by question."""
@@ -166,7 +167,7 @@ def statements(runs):
     rise = {arm: mean(map(climb, metrics[arm])) for arm in ("failure", "plain")}
     yield ("S3 training reward", "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
            f"{rise['failure']:+.2f}, {rise['plain']:+.2f}", verdict(rise["failure"] >= 0.15 and abs(rise["plain"]) < 0.03))
-    gains = {arm: gain(arm) for arm in runs}
+    gains = {arm: gain(arm) for arm in logs.arms}
     medium = gain("failure", "medium")
     yield ("S4 held-out gain, points", "above 0; plain at most a third of it, and with more tokens in all as well; not below the arm medium",
            f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, plain in 400 steps {points(gains['plain-long'])}, medium "
@@ -197,7 +198,7 @@ def statements(runs):
     yield ("S9 refreshing", "fewer questions fail after training; old openings are more often silent; fresh ones after half of the steps bring more",
            f"failing within {AGAIN}: {fails[0]:.2f} to {fails[1]:.2f}; silent {old[0]:.2f} to {old[1]:.2f}; refreshed - failure {points(fresh)}",
            verdict(fails[1] < fails[0] and old[1] > old[0] and fresh[1] > 0))
-    held = {"start": [s["held_out"] for s in start], **{arm: [run["held_out"] for run in found[arm]] for arm in runs}}
+    held = {"start": [s["held_out"] for s in start], **{arm: [run["held_out"] for run in found[arm]] for arm in logs.arms}}
     lengths = {arm: mean(one["length"] for one in some) for arm, some in held.items()}
     yield ("S10 length", "held-out responses change by less than 15 %",
            ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",

@@ -1,6 +1,6 @@
 """What LTE claims, as statements that can fail, measured in the embedded world. Used by run.py.
 
-    python results/run.py lte --seeds 0 1 2 3 4 5 6 7 8 9       # trains all arms and writes results/lte.md
+    python results/run.py lte                                   # trains all arms and writes results/lte.md
     python results/claims_lte.py RUN_FOLDER FIRST_ARM_FOLDER    # measures one trained model -> RUN_FOLDER/analysis.json
 
 Statements 1 to 10 carry the numbers of our list; thresholds are ours. None-pass, some-pass and all-pass are counts of questions whose first group
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, over_seeds, points, rows_of, settings_of, verdict
+from analysis import Analyst, differences, interval, last_checkpoint, over_seeds, points, settings_of, verdict
 
 from common import pass_at_k
 from lte import hinted_question, wrong_answers
@@ -28,7 +28,9 @@ ARMS = {
     "grpo-entropy": ["--compare", "--arm", "grpo", "--entropy-coef", "0.003", "--eval-every", "40"],
     "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "40"],
 }
+SEEDS = range(10)
 FEW = {"placebo": 3, "entropy": 6, "grpo-entropy": 4, "matched": 2}  # seeds
+METRICS = ("num_tokens", r"hint/(none|some|all)_pass", r"hint/(log_ratio|refine_rate)")
 SHOWN = ("lte", "grpo", "extra", "entropy")  # in the figure
 PANELS = {r"hint/none_pass": "questions with no right answer", r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@4": "held-out pass@4"}
 ZOOMED = ("held-out pass@1", "held-out pass@4")
@@ -63,7 +65,7 @@ def hints(model):
                            for (p, _), some in zip(cases, lists, strict=True)]
     return {"plain": model.rates([p["prompt_ids"] for p, _ in cases], golds, TRIES, "plain"),
             "own": model.rates(asked([wrong for _, wrong in cases]), golds, TRIES, "own"),
-            "other": model.rates(asked(others), golds, TRIES, "other"), "families": [p["family"] for p, _ in cases]}  # fmt: skip
+            "other": model.rates(asked(others), golds, TRIES, "other")}  # fmt: skip
 
 
 def main(folder, first):
@@ -78,10 +80,10 @@ def main(folder, first):
 # ---- the statements ------------------------------------------------------------------------------------------------------
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    found, start = analyses(runs), analyses(runs, "start.json")["lte"]
-    metrics = {arm: [rows_of(folder)[1:] for folder in some] for arm, some in runs.items()}
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    found, start = {arm: logs.measured(arm) for arm in logs.arms}, logs.measured("lte", "start")
+    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in logs.arms}
     mean = statistics.fmean
     third = len(metrics["lte"][0]) // 3
 
@@ -114,11 +116,11 @@ def statements(runs):
     yield ("4 it transfers to the plain question", "none-pass of the last ten steps below GRPO's and GRPO-Extra's; not so in the first five",
            "LTE minus " + ", ".join(f"{arm} {show(g)}" for arm, g in gaps.items()) + f"; in the first five steps, GRPO {early:+.2f}",
            verdict(gaps["grpo"][2] < 0 and gaps["extra"][2] < 0 and abs(early) < 0.5 * abs(gaps["grpo"][0])))
-    end = {arm: {k: passes(found[arm], k) for k in KS} for arm in runs}
+    end = {arm: {k: passes(found[arm], k) for k in KS} for arm in logs.arms}
     begin = {k: passes([one["held_out"] for one in start], k) for k in KS}
     level = lambda some: 100 * mean(map(mean, some))  # noqa: E731
     nearer = lambda value, low, high: abs(value - low) < abs(value - high)  # noqa: E731
-    none = {arm: mean(count(arm, "none", 10)) for arm in runs}
+    none = {arm: mean(count(arm, "none", 10)) for arm in logs.arms}
     yield ("5 more samples alone are not it", "GRPO-Extra nearer GRPO than LTE, in none-pass and held-out pass@8",
            ", ".join(f"{arm} {none[arm]:.1f} and {level(end[arm][8]):.1f}" for arm in ("grpo", "extra", "matched", "placebo", "lte"))
            + f"; LTE minus extra, pass@8 {points(interval(differences(end['lte'][8], end['extra'][8])))}",
@@ -132,7 +134,7 @@ def statements(runs):
            "GRPO at the largest k no better than the start; LTE ahead of it there by more than at 1",
            f"{table}; LTE minus GRPO " + ", ".join(points(lead[k]) for k in KS),
            verdict(level(end["grpo"][KS[-1]]) <= level(begin[KS[-1]]) and lead[KS[-1]][0] > max(0, lead[1][0])))
-    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in runs}
+    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in logs.arms}
     more = over_seeds([a["entropy"] - b["entropy"] for a, b in zip(found["lte"], found["grpo"])])
     bonus = interval(differences(end["entropy"][1], end["lte"][1]))
     yield ("8 entropy", "LTE's above GRPO's at the end, at no lower pass@1; a bonus adds to the lead",
@@ -140,7 +142,7 @@ def statements(runs):
            + f" nats a token on held-out problems; LTE minus GRPO {show(more)}; bonus {points(bonus)} points of pass@1; "
            f"with the bonus LTE minus GRPO {points(interval(differences(end['entropy'][1], end['grpo-entropy'][1])))}",
            verdict(more[1] > 0 and lead[1][2] > 0 and bonus[0] > 0))
-    length = {arm: mean(one["length"] for one in found[arm]) for arm in runs}
+    length = {arm: mean(one["length"] for one in found[arm]) for arm in logs.arms}
     yield ("9 length", "LTE's held-out responses longer than GRPO's", f"LTE {length['lte']:.1f}, GRPO {length['grpo']:.1f} tokens",
            verdict(length["lte"] > length["grpo"]))
     ratios = [[row["hint/log_ratio"] for row in rows if row["hint/log_ratio"]] or [0.0] for rows in metrics["lte"]]
@@ -152,7 +154,7 @@ def statements(runs):
     parts = {name: " ".join(f"{kind} {100 * mean(of(one, kind) for one in some):.1f}" for kind in kinds)
              for name, some in {"start": [one["held_out"] for one in start], **{arm: found[arm] for arm in ("grpo", "extra", "lte")}}.items()}
     yield "held-out success by family", "", "; ".join(f"{name}: {text}" for name, text in parts.items()), "reported"
-    cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in runs}
+    cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in logs.arms}
     refine = [mean(row["hint/refine_rate"] for rows in metrics[arm] for row in rows) for arm in ("lte", "placebo", "extra")]
     yield ("cost and rescues", "", "million tokens " + ", ".join(f"{arm} {value:.1f}" for arm, value in cost.items()) 
            + f"; all-wrong questions with a rescue: LTE {refine[0]:.3f}, placebo {refine[1]:.3f}, extra {refine[2]:.3f}", "reported")

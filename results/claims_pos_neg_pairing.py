@@ -1,7 +1,7 @@
 """What positive-negative pairing claims, as statements that can fail, measured in the embedded world. Used by run.py.
 
-    python results/run.py pos_neg_pairing --seeds 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19     # writes results/pos_neg_pairing.md
-    python results/claims_pos_neg_pairing.py RUN_FOLDER FIRST_ARM_FOLDER                                # -> RUN_FOLDER/analysis.json
+    python results/run.py pos_neg_pairing                             # trains all arms and writes results/pos_neg_pairing.md
+    python results/claims_pos_neg_pairing.py RUN_FOLDER FIRST_ARM_FOLDER    # measures one trained model -> RUN_FOLDER/analysis.json
 
 P1 to P6 and what would refute them. Both bands come from one training set, disjoint from the held-out set. Three arms run with all seeds, the others
 with the first three.
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, points, rows_of, settings_of, verdict
+from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
 from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
 from pos_neg_pairing import pair_advantages
@@ -35,7 +35,9 @@ ARMS = {
     "pooled-4": ["--compare", "--adv-mode", "role_pooled", "--lambda-neg", "4"],
     "post-4": ["--compare", "--adv-mode", "post_weight", "--lambda-neg", "4"],
 }
+SEEDS = range(20)
 FEW = {arm: 3 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
+METRICS = ("num_tokens", "grad_norm", "frac_reward_zero_std", r"pair/mixed_(positive|negative)")
 SHOWN = ("pair", "variance", "pool")  # in the figure
 PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/reward_positive": "success on q+",
           "pair/reward_negative": "success on q-", "pair/rare_share": "rare events' share of A squared"}
@@ -97,18 +99,17 @@ def main(folder, first):
     chosen = read_record(Path(folder) / "chosen.jsonl")
     if len(chosen) == 2:
         result |= directions(base, chosen, settings["prompts_per_step"], settings["data"], settings["seed"])
-        result["chosen"] = [{name: line[name] for name in ("problem", "role", "probe", "again")} for line in chosen]
+        result["chosen"] = [{name: line[name] for name in ("role", "again")} for line in chosen]
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
 
 
 # ---- the statements ------------------------------------------------------------------------------------------------------
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    found, start = analyses(runs), analyses(runs, "start.json")["pool"]
-    logs = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
-    metrics = {arm: [rows[1:] for rows in some] for arm, some in logs.items()}
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    found, start = {arm: logs.measured(arm) for arm in logs.arms}, logs.measured("pool", "start")
+    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in logs.arms}
     mean = statistics.fmean
     passes = lambda some, k: [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]  # noqa: E731
 
@@ -119,7 +120,7 @@ def statements(runs):
         return interval(differences(passes(ones[:seeds], k), passes(others[:seeds], k)))
 
     few = len(found["easy"])
-    gains = lambda k: ", ".join(f"{arm} {points(gap(arm, 'start', k))}" for arm in runs)  # noqa: E731
+    gains = lambda k: ", ".join(f"{arm} {points(gap(arm, 'start', k))}" for arm in logs.arms)  # noqa: E731
     first = gap("pair", "variance", 8)
     yield (f"P1 the pair against the two most varied, held-out pass@8, points, {len(found['pair'])} seeds", "above 0, interval too",
            points(first), verdict(first[1] > 0))
@@ -159,7 +160,7 @@ def statements(runs):
                      + " and ".join(f"{value:.3f}" for value in turned(arm, "halves")) for arm in same_way), "reported")
     yield ("distinct answers among 32 to a held-out problem", "",
            f"start {mean(one['distinct'] for one in start):.1f}, "
-           + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in runs), "reported")
+           + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in logs.arms), "reported")
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
     rare = {when: mean(row["pair/rare_share"] for rows in metrics["pair"] for row in rows[part] if row["frac_reward_zero_std"] < 1)
@@ -171,8 +172,8 @@ def statements(runs):
            f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold {rare['first five']:.2f} of the squared "
            f"advantages in the first five steps, {rare['last ten']:.2f} in the last ten; "
            f"mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}", "reported")
-    probing = mean(rows[0]["num_tokens"] for rows in logs["pair"]) / 1e6
-    whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs[arm]) / 1e6 for arm in ("pair", "pool")}
+    probing = mean(rows[0]["num_tokens"] for rows in logs.rows("pair")) / 1e6
+    whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs.rows(arm)) / 1e6 for arm in ("pair", "pool")}
     yield ("cost", "", f"million tokens: probing {probing:.2f}, training on the pair {whole['pair'] - probing:.2f}, on the pool {whole['pool']:.2f}",
            "reported")
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, points, rows_of, settings_of, share, verdict
+from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
 from common import collate, completion_logps, group_advantages
 from prefix_rl import reinforce_loss, score_joined, training_set
@@ -34,6 +34,7 @@ ARMS = {
 }
 COMMANDS = {"sft": ["results/prefix_rl_baselines.py", "sft"], "weighted": ["results/prefix_rl_baselines.py", "weighted"]}
 FEW = {"band-.2": 2, "band-.4": 2, "band-.6": 2}  # seeds
+METRICS = ("prefix/silent_without", "prefix/has_answer")
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
 PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions", r"eval/test/avg@\d+": "held-out score (avg@n)", "reward": "training reward"}
 AGAINST = ("flops", "floating point operations")  # the figure's x-axis
@@ -45,6 +46,12 @@ def questions_of(model, first):
     """The unsolved questions with their traces."""
     traces = {line["id"]: line["trace"] for line in read_record(Path(first) / "traces.jsonl") if "trace" in line}
     return [p | {"trace": traces[p["id"]]} for p in model.problems("tiny/train.jsonl") if p["id"] in traces]
+
+
+def collected(first):
+    """How many questions were asked, had no right answer when they were screened, and got a trace."""
+    lines = read_record(Path(first) / "traces.jsonl")
+    return {"questions": len(lines), "unsolved": sum(not line["right"] for line in lines), "traces": sum("trace" in line for line in lines)}
 
 
 def by_fraction(model, questions):
@@ -98,7 +105,7 @@ def main(folder, first):
     (Path(folder) / "analysis.json").write_text(json.dumps(by_fraction(trained, questions)))
     if folder == first:
         base = Analyst(settings["model"], settings)
-        start = by_fraction(base, questions)
+        start = by_fraction(base, questions) | {"collected": collected(first)}
         ids, traces = {q["id"]: q for q in questions}, {q["id"]: q["trace"] for q in questions}
         how = {"cuts": settings["cuts"], "low": settings["cut_from"], "high": settings["cut_to"], "seed": settings["seed"]}
         sets = {arm: training_set(ids, traces, arm=arm, **how) for arm in ("mixture", "plain")}
@@ -114,16 +121,16 @@ def main(folder, first):
 # ---- the statements ------------------------------------------------------------------------------------------------------
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    found, metrics = analyses(runs), {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
-    start, taught = analyses(runs, "start.json")["mixture"], analyses(runs, "taught.json")["sft"]
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    found, metrics = {arm: logs.measured(arm) for arm in logs.arms}, {arm: logs.rows(arm) for arm in logs.arms}
+    start, taught = logs.measured("mixture", "start"), logs.measured("sft", "taught")
     mean = statistics.fmean
     unsolved = lambda some, families=None: [  # noqa: E731
         [p for p, family in zip(one["by_fraction"]["0"], one["families"]) if not families or family in families] for one in some]
-    end = {arm: unsolved(found[arm]) for arm in runs}
+    end = {arm: unsolved(found[arm]) for arm in logs.arms}
     begin = unsolved(start)
-    gains = {arm: interval(differences(end[arm], begin)) for arm in runs}
+    gains = {arm: interval(differences(end[arm], begin)) for arm in logs.arms}
     level = lambda some: 100 * mean(map(mean, some))  # noqa: E731
     half = lambda arm: level(end[arm]) < level(end["mixture"]) / 2  # noqa: E731
 
@@ -189,12 +196,11 @@ def statements(runs):
         band = ".4 to .8" if arm == "prefix-only" else f"{arm[5:]} and .2 more"
         yield f"success by opening, 0 to .8, after training on openings of {band}", "", text, "reported"
     yield "success by opening, 0 to .8, of the starting model", "", " ".join(f"{100 * rate:.1f}" for rate in curve), "reported"
-    lines = [[line for line in read_record(folder / "traces.jsonl")] for folder in runs["mixture"]]
+    counts = {what: mean(one["collected"][what] for one in start) for what in start[0]["collected"]}
     cost = mean(rows[0]["flops"] / rows[-1]["flops"] for rows in metrics["mixture"])
     leak = mean(rows[0]["prefix/has_answer"] for rows in metrics["mixture"])
-    yield ("cost and leaks", "", f"{mean(sum('trace' in line for line in some) for some in lines):.0f} traces of "
-           f"{mean(sum(not line['right'] for line in some) for some in lines):.0f} unsolved among {mean(map(len, lines)):.0f} questions; collection "
-           f"{share((cost, cost, cost)).split()[0]} of all operations; {leak:.3f} of the openings hold the answer", "reported")
+    yield ("cost and leaks", "", "{traces:.0f} traces of {unsolved:.0f} unsolved among {questions:.0f} questions; ".format(**counts)
+           + f"collection {cost:.2f} of all operations; {leak:.3f} of the openings hold the answer", "reported")
 
 
 if __name__ == "__main__":
