@@ -1,16 +1,16 @@
 """Repeat a script over several seeds and turn what was logged into the table and the figure of the README.
 
-    python results/run.py lte                         # all arms and seeds -> results/lte.md, results/lte.png
-    python results/run.py grpo --seeds 0 1 2          # other seeds; --jobs 1: one after the other
-    python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4     # values of a setting -> results/grpo-lr.md
+    python results/run.py lte                     # all arms and seeds -> results/lte.md, results/lte.png
+    python results/run.py grpo --seeds 0 1 2      # other seeds; --jobs 1: one after the other
+    python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4     # a setting's values, results/grpo-lr.md
 
 Tables and figures are made of results/METHOD.json.xz (see packed.py). A run that is missing there is made in
 results/logs/METHOD/ARM/seed-N, which git ignores, and its numbers are added. A run that was stopped goes on.
 
-results/claims_METHOD.py says what is run and shown: ARMS, the flags of each arm, in which FIRST is the first
-arm's folder of the same seed; COMMANDS, of arms that are not the method's own script; SEEDS; FEW, how many of
-them suffice for an arm; METRICS, what the statements need; SHOWN, PANELS, AGAINST and ZOOMED, the figure.
-Flags that are not known here go to the script.
+What is run and shown is said in results/claims_METHOD.py, by the names in DEFAULTS and
+
+    ARMS         {arm: its flags}, in which FIRST is the first arm's folder of the same seed
+    statements   packed.Logs -> rows of the table; run as a script, the file measures a trained model
 """
 
 import argparse
@@ -22,6 +22,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
 import packed
@@ -34,35 +35,60 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 SEEDS = (0, 1, 2, 3, 4)
 SCORE = r"eval/[^/]+/avg@\d+"
-PANELS = {SCORE: "held-out score (avg@n)", "reward": "training reward", "frac_reward_zero_std": "share of silent groups"}
-METRICS = (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right")  # in tables without claims
+DEFAULTS = {
+    "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
+    "SEEDS": SEEDS,  # of the published table
+    "FEW": {},  # {arm: how many of the seeds suffice}
+    # patterns of the metrics that the table needs
+    "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
+    "SHOWN": None,  # arms in the figure; None: all
+    # the figure's panels, {pattern of a metric: title}
+    "PANELS": {
+        SCORE: "held-out score (avg@n)",
+        "reward": "training reward",
+        "frac_reward_zero_std": "share of silent groups",
+    },
+    "AGAINST": ("step", "step"),  # the metric on the x-axis, and what it is called
+    "ZOOMED": (),  # titles of panels that are not drawn from 0 to 1
+}
 
 
-# ---- runs ----------------------------------------------------------------------------------------------------------
+def plan_of(method, sweep):
+    """What is run and shown, by the names in DEFAULTS and ARMS.
+
+    sweep: a setting and its values, [] without one. claims: the module with the statements, None without.
+    """
+    if sweep:
+        arms = {f"{sweep[0]}={value}": [f"--{sweep[0]}", value] for value in sweep[1:]}
+        return SimpleNamespace(**DEFAULTS, ARMS=arms, claims=None)
+    if not (ROOT / "results" / f"claims_{method}.py").exists():
+        return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None)
+    claims = importlib.import_module(f"claims_{method}")
+    return SimpleNamespace(**DEFAULTS | vars(claims), claims=claims)
 
 
-def folder_of(method, arm, seed):
-    return RESULTS / "logs" / method / arm / f"seed-{seed}"
+# ---- runs ----
 
 
 def ask(*command):
-    """Runs a Python script in the repository. Raises SystemExit with the last line of what it said if it fails."""
+    """Runs a Python script in the repository. If it fails, raises SystemExit with its last line."""
     done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        raise SystemExit(f"error: {' '.join(map(str, command))} failed: {(done.stderr.strip() or '?').splitlines()[-1]}")
+        reason = (done.stderr.strip() or "?").splitlines()[-1]
+        raise SystemExit(f"error: {' '.join(map(str, command))} failed: {reason}")
 
 
-def run_seed(method, arm, seed, flags, claims):
-    """One run, or what is missing of it, and the measurements of its claims -> its folder, without the weights."""
-    folder = folder_of(method, arm, seed)
+def run_seed(method, plan, arm, seed):
+    """One run, or what is missing of it, and what its claims measure -> its folder, without the weights."""
+    logs = RESULTS / "logs" / method
+    folder, first = logs / arm / f"seed-{seed}", logs / next(iter(plan.ARMS)) / f"seed-{seed}"
     if (folder / "finished").exists():
         return folder
-    first = folder_of(method, next(iter(claims.ARMS)), seed) if claims else ""
-    script = getattr(claims, "COMMANDS", {}).get(arm, [f"{method}.py"])
+    script = plan.COMMANDS.get(arm, [f"{method}.py"])
     how = "--resume" if (folder / "args.json").exists() else "--out"
-    ask(*script, how, folder, "--seed", seed, *(flag.replace("FIRST", str(first)) for flag in flags))
-    if claims:
-        ask(claims.__file__, folder, first)
+    ask(*script, how, folder, "--seed", seed, *(flag.replace("FIRST", str(first)) for flag in plan.ARMS[arm]))
+    if plan.claims:
+        ask(plan.claims.__file__, folder, first)
     for weights in [*folder.glob("checkpoint-*"), *folder.parent.glob(f"{folder.name}-taught")]:
         shutil.rmtree(weights)
     (folder / "finished").touch()
@@ -70,31 +96,31 @@ def run_seed(method, arm, seed, flags, claims):
     return folder
 
 
-def run_missing(runs, method, arms, seeds, claims, flags, patterns, jobs):
-    """Makes the wanted runs that are not in `runs` and adds them -> how many.
+def run_missing(method, plan, runs, seeds, jobs):
+    """Makes the wanted runs that are not in `runs`, {arm: {seed: run}}, and adds them -> how many were made.
 
-    arms: {arm: its flags}. seeds: {arm: those wanted}. flags: of all arms. patterns: of the metrics to keep.
+    seeds: {arm: those wanted}. jobs: runs at a time.
     """
-    first, *others = arms
-    missing = {arm: [seed for seed in some if str(seed) not in runs.get(arm, {})] for arm, some in seeds.items()}
+    first, *others = plan.ARMS
+    missing = {arm: [n for n in some if str(n) not in runs.get(arm, {})] for arm, some in seeds.items()}
     # what arms start from is not packed: the first arm is run again for them, and its packed numbers stay
-    starting = [arm for arm in others if any("FIRST" in flag for flag in arms[arm])]
+    starting = [arm for arm in others if any("FIRST" in flag for flag in plan.ARMS[arm])]
     leading = sorted({seed for arm in [first, *starting] for seed in missing[arm]})
     stages = [(first, seed) for seed in leading], [(arm, seed) for arm in others for seed in missing[arm]]
+    patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
 
-    def make(arm, seed):
-        folder = run_seed(method, arm, seed, [*arms[arm], *flags], claims)
-        return packed.pack(folder, patterns)
+    def make(work):
+        return packed.pack(run_seed(method, plan, *work), patterns)
 
     for stage in stages:
         with ThreadPoolExecutor(jobs) as pool:
-            made = list(pool.map(make, *zip(*stage))) if stage else []
+            made = list(pool.map(make, stage))
         for (arm, seed), run in zip(stage, made, strict=True):
             runs.setdefault(arm, {}).setdefault(str(seed), run)
     return sum(map(len, stages))
 
 
-# ---- tables --------------------------------------------------------------------------------------------------------
+# ---- tables ----
 
 
 def spread(values):
@@ -121,24 +147,26 @@ def before_and_after(logs):
         columns = [[row[what] for row in rows] for what in (name, most) for rows in (first, last)]
         gains = sorted(100 * (after - before) for before, after in zip(*columns[:2]))
         before, after, *passed = map(spread, columns)
-        lines.append([name.removeprefix("eval/"), before, after, f"{gains[0]:+.1f} to {gains[-1]:+.1f}", *passed])
+        gain = f"{gains[0]:+.1f} to {gains[-1]:+.1f}"
+        lines.append([name.removeprefix("eval/"), before, after, gain, *passed])
     head = f"| | before | after step {last[0]['step']} | gain, worst to best seed | pass@k before | after |"
     phases = ("sample", "verify", "train", "evaluate")
     seconds = [sum(row.get(f"time/{phase}", 0) for row in rows for phase in phases) for rows in runs]
     return f"""{markdown(head, lines)}
 
-Mean ± standard error over {len(runs)} seeds, in points; pass@k with the largest k measured. Sampling, checking, training and evaluating
+Mean ± standard error over {len(runs)} seeds, in points; pass@k with the largest k measured. \
+Sampling, checking, training and evaluating
 took {statistics.median(seconds):.0f} s a run ({min(seconds):.0f} to {max(seconds):.0f})."""
 
 
 def sweep_table(setting, logs):
-    """Start, best and end of the held-out score and the silent share at the end, for each arm, as Markdown."""
+    """For each arm the held-out score at the start, its best and the end, and silent groups, as Markdown."""
     lines = []
     for arm in logs.arms:
         runs = logs.rows(arm)
         name = next(n for n in runs[0][0] if re.fullmatch(SCORE, n))
         scores = [[row[name] for row in rows if name in row] for rows in runs]
-        silent = [statistics.mean(row["frac_reward_zero_std"] for row in rows[-10:]) for rows in runs]
+        silent = [statistics.mean(row["frac_reward_zero_std"] for row in rows[1:][-10:]) for rows in runs]
         columns = [s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores], silent
         lines.append([arm.removeprefix(f"{setting}="), *map(spread, columns)])
     head = f"| {setting} | held-out avg@n before | at its best | at the end | silent groups, last 10 steps |"
@@ -159,11 +187,11 @@ def numbers_of_seeds(seeds):
     return "; ".join(parts)
 
 
-# ---- figure --------------------------------------------------------------------------------------------------------
+# ---- figure ----
 
 
 def draw(axis, colour, label, series):
-    """A thin line for each seed, a thick one for their mean. series: for each seed a list of points (x, y)."""
+    """A thin line for each seed and a thick one for their mean. series: for each seed its points (x, y)."""
     for points in series:
         axis.plot(*zip(*points), color=colour, alpha=min(0.3, 3 / len(series)), linewidth=1)
     xs = [statistics.mean(x for x, _ in points) for points in zip(*series)]
@@ -171,38 +199,37 @@ def draw(axis, colour, label, series):
     axis.plot(xs, ys, color=colour, linewidth=2, label=label)
 
 
-def figure(logs, file, arms, panels=PANELS, against=("step", "step"), zoomed=()):
-    """A panel for each metric, a colour for each arm.
-
-    panels: {pattern of a metric: title}. against: the metric on the x-axis, and what it is called. zoomed: titles
-    of panels that are not drawn from 0 to 1.
-    """
-    runs = {arm: logs.rows(arm) for arm in arms}
-    columns = min(3, len(panels))
-    fig, axes = plt.subplots(-(-len(panels) // columns), columns, squeeze=False, constrained_layout=True)
+def figure(plan, logs, file):
+    """A panel for each metric, a colour for each arm. plan: see DEFAULTS."""
+    runs = {arm: logs.rows(arm) for arm in plan.SHOWN or logs.arms}
+    x, x_label = plan.AGAINST
+    columns = min(3, len(plan.PANELS))
+    fig, axes = plt.subplots(-(-len(plan.PANELS) // columns), columns, squeeze=False, constrained_layout=True)
     fig.set_size_inches(4 * columns, 3.4 * len(axes))
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(plan.PANELS) :]:
         axis.remove()
-    for axis, (pattern, title) in zip(axes.flat, panels.items()):
+    for axis, (pattern, title) in zip(axes.flat, plan.PANELS.items()):
         for place, (arm, seeds) in enumerate(runs.items()):
             name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
             if name is None or not any(row.get(name) for rows in seeds for row in rows):
                 continue  # not every arm has every metric, and some have it as 0 throughout
-            draw(axis, f"C{place}", arm, [[(row[against[0]], row[name]) for row in rows if name in row] for rows in seeds])
-        low_to_high = (None, None) if title in zoomed else (0, max(1, axis.dataLim.ymax))
-        axis.set(title=title, xlabel=against[1], ylim=low_to_high)
+            series = [[(row[x], row[name]) for row in rows if name in row] for rows in seeds]
+            draw(axis, f"C{place}", arm, series)
+        low_to_high = (None, None) if title in plan.ZOOMED else (0, max(1, axis.dataLim.ymax))
+        axis.set(title=title, xlabel=x_label, ylim=low_to_high)
         axis.grid(alpha=0.3)
     if len(runs) > 1:
         axes[0, 0].legend(fontsize=8)
     fig.savefig(file, dpi=110)
     plt.close(fig)
-    Image.open(file).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)  # a third of the size
+    picture = Image.open(file).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)  # a third of the size
 
 
-# ---- all of it -----------------------------------------------------------------------------------------------------
+# ---- all of it ----
 
 
-def spelled_out(args, flags):
+def spelled_out(args):
     """The command with what it takes by default, as tables quote it."""
     words = ["python results/run.py", args.method]
     if tuple(args.seeds) != SEEDS:
@@ -210,48 +237,41 @@ def spelled_out(args, flags):
     words += ["--jobs", args.jobs]
     if args.sweep:
         words += ["--sweep", *args.sweep]
-    return " ".join(map(str, [*words, *flags]))
+    return " ".join(map(str, words))
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
     parser.add_argument("method", help="a script's name without .py")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the published table")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; one CPU core each")
-    parser.add_argument("--sweep", nargs="+", metavar=("SETTING", "VALUE"), help="repeat for each value of one setting")
-    args, flags = parser.parse_known_args(argv)
-    method, name = args.method, args.method
-    if not (ROOT / f"{method}.py").exists():
-        raise SystemExit(f"error: there is no {method}.py to run")
-    claims, arms = None, {method: []}
-    if args.sweep:
-        setting, *values = args.sweep
-        name, arms = f"{method}-{setting}", {f"{setting}={value}": [f"--{setting}", value] for value in values}
-    elif (RESULTS / f"claims_{method}.py").exists():
-        claims = importlib.import_module(f"claims_{method}")
-        arms = claims.ARMS
-    args.seeds = args.seeds or getattr(claims, "SEEDS", SEEDS)
-    seeds = {arm: args.seeds[: getattr(claims, "FEW", {}).get(arm)] for arm in arms}
-    panels, against = getattr(claims, "PANELS", PANELS), getattr(claims, "AGAINST", ("step", "step"))
+    many = {"nargs": "+", "default": [], "metavar": ("SETTING", "VALUE")}
+    parser.add_argument("--sweep", **many, help="repeat for each value of one setting")
+    args = parser.parse_args(argv)
+    if not (ROOT / f"{args.method}.py").exists():
+        raise SystemExit(f"error: there is no {args.method}.py to run")
+    plan = plan_of(args.method, args.sweep)
+    args.seeds = args.seeds or plan.SEEDS
+    seeds = {arm: args.seeds[: plan.FEW.get(arm)] for arm in plan.ARMS}
 
-    file = RESULTS / f"{method}.json.xz"
+    file = RESULTS / f"{args.method}.json.xz"
     runs = packed.load(file)
-    patterns = ["step", against[0], *panels, *getattr(claims, "METRICS", METRICS)]
-    if run_missing(runs, method, arms, seeds, claims, flags, patterns, args.jobs):
+    if run_missing(args.method, plan, runs, seeds, args.jobs):
         packed.save(file, runs)
 
     logs = packed.Logs(runs, seeds)
-    text = f"`{spelled_out(args, flags)}` on {logs.device()}"
-    if claims:
-        text += f"; {numbers_of_seeds(seeds)}; intervals are 95 %\n\n{claims_table(claims, logs)}\n"
+    name, text = args.method, f"`{spelled_out(args)}` on {logs.device()}"
+    if plan.claims:
+        text += f"; {numbers_of_seeds(seeds)}; intervals are 95 %\n\n{claims_table(plan.claims, logs)}\n"
     elif args.sweep:
-        text += f"\n\n{sweep_table(setting, logs)}\n"
+        name += f"-{args.sweep[0]}"
+        text += f"\n\n{sweep_table(args.sweep[0], logs)}\n"
     else:
         text += f"\n\n{before_and_after(logs)}\n"
     (RESULTS / f"{name}.md").write_text(text)
     if not args.sweep:
-        shown, zoomed = getattr(claims, "SHOWN", arms), getattr(claims, "ZOOMED", ())
-        figure(logs, RESULTS / f"{name}.png", shown, panels, against, zoomed)
+        figure(plan, logs, RESULTS / f"{name}.png")
     print(text)
 
 
