@@ -81,13 +81,9 @@ def by_fraction(model, questions):
             ("by fraction", fraction),
         )
         rollouts = [r for group in groups for r in group]
-
-        def repeated(values):
-            return [value for value in values for _ in range(SAMPLES)]
-
-        score_joined(
-            rollouts, repeated(openings), repeated([q["answer"] for q in questions]), model.tokenizer, None
-        )
+        before = [opening for opening in openings for _ in range(SAMPLES)]
+        golds = [q["answer"] for q in questions for _ in range(SAMPLES)]
+        score_joined(rollouts, before, golds, model.tokenizer, None)
         table[str(fraction)] = [statistics.fmean(r.reward for r in group) for group in groups]
         if not fraction:
             surprise = [-logp for r in rollouts for logp in r.logps]
@@ -107,21 +103,16 @@ def gradients(model, items, settings, purpose, traces=None):
     order, found, size = Shuffled(items, 0), [], settings["group_size"]
     for place in range(BATCHES):
         part = order.draw(settings["prompts_per_step"])
-        rollouts = [
-            r
-            for g in model.groups(
-                [q["prompt_ids"] for q in part], [q["answer"] for q in part], size, (purpose, place)
-            )
-            for r in g
-        ]
+        contexts, golds = [q["prompt_ids"] for q in part], [q["answer"] for q in part]
+        groups = model.groups(contexts, golds, size, (purpose, place))
+        rollouts = [r for group in groups for r in group]
         for i in range(size - 1, len(rollouts), size) if traces else ():
             rollouts[i] = traces[tuple(rollouts[i].prompt_ids)]
         prefixes, golds = ([q[name] for q in part for _ in range(size)] for name in ("prefix", "answer"))
         score_joined(rollouts, prefixes, golds, model.tokenizer, None)
         rewards = torch.tensor([r.reward for r in rollouts]).view(-1, size)
-        for rollout, advantage in zip(
-            rollouts, group_advantages(rewards, scale_by_std=False).flatten().tolist(), strict=True
-        ):
+        advantages = group_advantages(rewards, scale_by_std=False).flatten().tolist()
+        for rollout, advantage in zip(rollouts, advantages, strict=True):
             rollout.advantage = advantage
         batch = collate(rollouts, "cpu")
         logps, _ = completion_logps(model.model, batch, batch["temperatures"])
