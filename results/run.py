@@ -39,7 +39,7 @@ DEFAULTS = {
     "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
     "SEEDS": SEEDS,  # of the published table
     "FEW": {},  # {arm: how many of the seeds suffice}
-    # patterns of the metrics that the table needs
+    # patterns of the metrics that the table needs; the last is for what tiny/README.md says of silent groups
     "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
     "SHOWN": None,  # arms in the figure; None: all
     # the figure's panels, {pattern of a metric: title}
