@@ -92,7 +92,7 @@ def flags(doc, settings):
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS)
     parser.add_argument("--model", help="model to train, a hub id or a folder (none: the tiny model)")
-    parser.add_argument("--tiny", action="store_true", help="the tiny settings, for a checkpoint of the tiny model")
+    parser.add_argument("--tiny", action="store_true", help="the tiny settings, for the tiny model trained on")
     parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder where it was saved")
     for title, table in (("settings of the method", settings), ("settings that all scripts share", MACHINE)):

@@ -1,4 +1,4 @@
-"""What the claims files share: sampling from a trained model, intervals over seeds and questions, and the logs of runs."""
+"""What the claims files share: sampling from a trained model and intervals over seeds and questions."""
 
 import json
 import statistics
@@ -16,7 +16,7 @@ from sampler import TransformersSampler  # noqa: E402
 
 
 class Analyst:
-    """A model, the settings of the run it belongs to, and the seed of what is sampled from it: the same for every model."""
+    """A model and the settings of its run. What is sampled from it has the same seed for every model."""
 
     def __init__(self, model, settings):
         self.model, self.tokenizer = load_model(str(model), settings["dtype"])
@@ -33,13 +33,21 @@ class Analyst:
     def groups(self, contexts, golds, n, purpose, temperature=None):
         """n scored rollouts of each context -> list of lists."""
         heat = temperature or self.settings["temperature"]
-        rollouts = self.sampler.generate(contexts, n, heat, self.settings["max_tokens"], derive_seed("claims", purpose)) if contexts else []
+        rollouts = (
+            self.sampler.generate(
+                contexts, n, heat, self.settings["max_tokens"], derive_seed("claims", purpose)
+            )
+            if contexts
+            else []
+        )
         score_rollouts(rollouts, [gold for gold in golds for _ in range(n)], self.tokenizer)
         return [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
 
     def rates(self, contexts, golds, n, purpose):
         """Share of right answers of each context."""
-        return [statistics.mean(r.reward for r in group) for group in self.groups(contexts, golds, n, purpose)]
+        return [
+            statistics.mean(r.reward for r in group) for group in self.groups(contexts, golds, n, purpose)
+        ]
 
     def asked(self, problems, n, purpose):
         """Share of right answers of each problem."""
@@ -54,23 +62,18 @@ def last_checkpoint(folder):
     return max(Path(folder).glob("checkpoint-??????"))
 
 
-def rows_of(folder):
-    """The metrics of a run, one dict a step."""
-    return [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-
-
-def analyses(folders, name="analysis.json"):
-    """{arm: what was measured on its model, for each seed}."""
-    return {arm: [json.loads((folder / name).read_text()) for folder in some if (folder / name).exists()] for arm, some in folders.items()}
-
-
 def interval(per_seed, draws=2000):
-    """Mean of numbers given per seed and question, and its 95 % interval from drawing seeds, and questions within them, again."""
+    """Mean of numbers given per seed and question, and its 95 % interval -> (mean, low, high).
+
+    From drawing seeds, and questions within them, again.
+    """
     rng = numpy.random.default_rng(0)
     chosen = rng.integers(len(per_seed), size=(draws, len(per_seed)))
     means = numpy.empty(chosen.shape)
     for seed, values in enumerate(map(numpy.asarray, per_seed)):
-        means[chosen == seed] = values[rng.integers(len(values), size=((chosen == seed).sum(), len(values)))].mean(1)
+        means[chosen == seed] = values[
+            rng.integers(len(values), size=((chosen == seed).sum(), len(values)))
+        ].mean(1)
     low, high = numpy.quantile(means.mean(1), [0.025, 0.975])
     return statistics.mean(map(statistics.fmean, per_seed)), float(low), float(high)
 

@@ -1,10 +1,11 @@
 """What ERPO claims, as statements that can fail, measured in the embedded world. Used by run.py.
 
-    python results/run.py erpo --seeds 0 1 2 3 4 5 6 7              # trains all arms and writes results/erpo.md
-    python results/claims_erpo.py RUN_FOLDER FIRST_ARM_FOLDER       # measures one trained model -> RUN_FOLDER/analysis.json
+    python results/run.py erpo                          # trains all arms and writes results/erpo.md
+    python results/claims_erpo.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
 
-S1 to S9: statements about residual questions, those whose groups are all right. A third of this pool is never solved, so shares of
-all-right groups are taken among groups that are not all wrong. An active group is a mixed one, among all that were drawn.
+S1 to S9: statements about residual questions, those whose groups are all right. A third of this pool is
+never solved, so shares of all-right groups are taken among groups that are not all wrong. An active group
+is a mixed one, among all that were drawn.
 """
 
 import json
@@ -16,7 +17,17 @@ from statistics import fmean as mean
 
 import numpy
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, over_seeds, points, rows_of, settings_of, share, verdict
+from analysis import (
+    Analyst,
+    differences,
+    interval,
+    last_checkpoint,
+    over_seeds,
+    points,
+    settings_of,
+    share,
+    verdict,
+)
 
 from common import pass_at_k
 from problems import Shuffled
@@ -38,57 +49,80 @@ ARMS = {
     "t_max-2": [*LONG, "--t-max", "2.0"],
 }
 COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
+SEEDS = range(8)
+METRICS = (
+    "num_tokens",
+    "frac_all_right",
+    r"temperature/(visits|revived)@.*",
+    r"temperature/(draws|mean|at_max|decile_[19])",
+)
 SHOWN = ("erpo", "dapo", "ra", "dapo-hot")  # in the figure
-PANELS = {r"eval/[^/]+/avg@\d+": "held-out score (avg@n)", "frac_reward_zero_std": "silent groups among all drawn",
-          r"temperature/decile_5": "median temperature of the questions"}
+PANELS = {
+    r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
+    "frac_reward_zero_std": "silent groups among all drawn",
+    r"temperature/decile_5": "median temperature of the questions",
+}
 ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")
 HELD_OUT, GROUP, HEATS = 32, 8, (1.0, 1.2, 1.5)
 EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
 def measured(model):
-    """Right ones among HELD_OUT samples of each held-out problem; all-right share of the training questions by temperature; mean -log p."""
+    """What the statements need of a model.
+
+    right: right ones among HELD_OUT samples of each held-out problem. entropy: mean -log p of those, in
+    nats a token. all_right: {temperature: 1.0 for each training question with GROUP right ones, 0.0 for
+    others}. train: success on each training question.
+    """
     settings = model.settings
     problems = model.problems(settings["eval_sets"][0])
-    groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out", 1.0)
+    groups = model.groups(
+        [p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out", 1.0
+    )
     trained = Shuffled(model.problems(settings["data"]), settings["seed"]).draw(settings["questions"])
     asked = [p["prompt_ids"] for p in trained], [p["answer"] for p in trained]
     at = {heat: model.groups(*asked, GROUP, ("heat", heat), heat) for heat in HEATS}
-    return {"right": [int(sum(r.reward for r in group)) for group in groups],
-            "entropy": mean(-logp for group in groups for r in group for logp in r.logps),
-            "all_right": {str(heat): [float(all(r.reward for r in group)) for group in some] for heat, some in at.items()},
-            "train": [mean(r.reward for r in group) for group in at[1.0]]}  # fmt: skip
+    return {
+        "right": [int(sum(r.reward for r in group)) for group in groups],
+        "entropy": mean(-logp for group in groups for r in group for logp in r.logps),
+        "all_right": {
+            str(heat): [float(all(r.reward for r in group)) for group in some] for heat, some in at.items()
+        },
+        "train": [mean(r.reward for r in group) for group in at[1.0]],
+    }
 
 
 def main(folder, first):
     settings = settings_of(folder)
     torch.set_num_threads(1)
-    (Path(folder) / "analysis.json").write_text(json.dumps(measured(Analyst(last_checkpoint(folder), settings))))
+    (Path(folder) / "analysis.json").write_text(
+        json.dumps(measured(Analyst(last_checkpoint(folder), settings)))
+    )
     if folder == first:
         (Path(first) / "start.json").write_text(json.dumps(measured(Analyst(settings["model"], settings))))
 
 
-# ---- the statements ------------------------------------------------------------------------------------------------------
+# ---- the statements ----
 
 
 def score_at(rows, tokens):
-    """Held-out avg@n of a run when it had spent this many tokens, on the straight line between two evaluations."""
+    """Held-out avg@n of a run when it had spent this many tokens, linear between evaluations."""
     name = next(n for n in rows[0] if re.fullmatch(r"eval/[^/]+/avg@\d+", n))
     curve = [(row.get("num_tokens", 0), row[name]) for row in rows if name in row]
     return float(numpy.interp(tokens, *zip(*curve)))
 
 
 class Measured:
-    """What the statements are about, of all runs. runs: {arm: [folder of each seed]}."""
+    """What the statements are about, of all runs. logs: packed.Logs."""
 
-    def __init__(self, runs):
-        self.found = analyses(runs)
-        self.rows = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
+    def __init__(self, logs):
+        self.found = {arm: logs.measured(arm) for arm in logs.arms}
+        self.rows = {arm: logs.rows(arm) for arm in logs.arms}
         self.steps = {arm: [rows[1:] for rows in some] for arm, some in self.rows.items()}
-        self.active = {arm: self.over(active, arm, LATE) for arm in runs}
-        self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in runs}
-        begin = passes(analyses(runs, "start.json")["erpo"], 1)
-        self.gain = {arm: interval(differences(self.end[arm][1], begin)) for arm in runs}
+        self.active = {arm: self.over(active, arm, LATE) for arm in logs.arms}
+        self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in logs.arms}
+        begin = passes(logs.measured("erpo", "start"), 1)
+        self.gain = {arm: interval(differences(self.end[arm][1], begin)) for arm in logs.arms}
 
     def over(self, value, arm, part):
         """Mean of value(row) over some steps of each run of an arm."""
@@ -110,7 +144,9 @@ class Measured:
 
     def revives(self, arm):
         """S3's first half."""
-        return mean(self.active[arm]) >= 2 * mean(self.active["dapo"]) and mean(self.active[arm]) > mean(self.active["ra"])
+        return mean(self.active[arm]) >= 2 * mean(self.active["dapo"]) and mean(self.active[arm]) > mean(
+            self.active["ra"]
+        )
 
 
 def active(row):
@@ -125,92 +161,182 @@ def passes(some, k):
     return [[pass_at_k(HELD_OUT, right, k) for right in one["right"]] for one in some]
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    measured = Measured(runs)
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    measured = Measured(logs)
     for part in (signal, outcome, temperatures, choices):
         yield from part(measured)
 
 
 def signal(m):
     """S1 to S4."""
-    grown, fallen = ([mean(m.over(value, "dapo", part)) for part in (EARLY, LATE)] for value in (residual, active))
-    yield ("S1 residual questions grow", "dapo: all-right share rises beyond .7 of the groups that are not all wrong; active share falls",
-           f"{grown[0]:.2f} to {grown[1]:.2f}; active {fallen[0]:.2f} to {fallen[1]:.2f}",
-           verdict(grown[1] > 0.7 and fallen[1] < fallen[0]))
+    grown, fallen = (
+        [mean(m.over(value, "dapo", part)) for part in (EARLY, LATE)] for value in (residual, active)
+    )
+    yield (
+        "S1 residual questions grow",
+        "dapo: all-right share rises beyond .7 of the groups that are not all wrong; active share falls",
+        f"{grown[0]:.2f} to {grown[1]:.2f}; active {fallen[0]:.2f} to {fallen[1]:.2f}",
+        verdict(grown[1] > 0.7 and fallen[1] < fallen[0]),
+    )
     shares = [mean(mean(one["all_right"][str(heat)]) for one in m.found["dapo"]) for heat in HEATS]
-    yield ("S2 fragility", "after dapo, all-right share of the training questions falls from T 1.0 to 1.2 to 1.5, by .1 or more",
-           " ".join(f"{value:.3f}" for value in shares), verdict(shares[0] > shares[1] > shares[2] and shares[0] - shares[2] >= 0.1))
+    yield (
+        "S2 fragility",
+        "after dapo, all-right share of the training questions falls from T 1.0 to 1.2 to 1.5, by .1 or more",
+        " ".join(f"{value:.3f}" for value in shares),
+        verdict(shares[0] > shares[1] > shares[2] and shares[0] - shares[2] >= 0.1),
+    )
     rates = m.revival()
     rises = len(rates) > 1 and list(rates.values())[-1] > list(rates.values())[0]
-    yield ("S3 revival",
-           "active share of the last ten steps: erpo at least twice dapo, above ra; solved questions mixed again more often when hotter",
-           ", ".join(f"{arm} {share(over_seeds(m.active[arm]))}" for arm in ("dapo", "ra", "erpo")) + "; mixed again by T: "
-           + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items()), verdict(m.revives("erpo") and rises))
-    yield "S4 signal of RA", "with all questions saturated no gradient in dapo, one in ra and erpo", "a unit test (tests/test_erpo.py)", "held"
+    yield (
+        "S3 revival",
+        "active share of the last ten steps: erpo at least twice dapo, above ra; solved questions mixed "
+        "again more often when hotter",
+        ", ".join(f"{arm} {share(over_seeds(m.active[arm]))}" for arm in ("dapo", "ra", "erpo"))
+        + "; mixed again by T: "
+        + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items()),
+        verdict(m.revives("erpo") and rises),
+    )
+    yield (
+        "S4 signal of RA",
+        "with all questions saturated no gradient in dapo, one in ra and erpo",
+        "a unit test (tests/test_erpo.py)",
+        "held",
+    )
 
 
 def outcome(m):
     """S5, after as many updates and after as many tokens."""
-    overfit = {arm: mean(mean(one["train"]) - mean(e) for one, e in zip(m.found[arm], m.end[arm][1])) for arm in ("ra", "erpo")}
+    overfit = {
+        arm: mean(mean(one["train"]) - mean(e) for one, e in zip(m.found[arm], m.end[arm][1]))
+        for arm in ("ra", "erpo")
+    }
     lead, gain = m.ahead("erpo", "dapo"), m.gain
-    yield ("S5 outcome, held-out points",
-           "erpo above dapo at equal updates, interval above 0; ra between them, or its training score further off than erpo's",
-           "gains " + ", ".join(f"{arm} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
-           + f"; erpo minus dapo {points(lead)}, pass@8 {points(m.ahead('erpo', 'dapo', 8))}; "
-           f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
-           verdict(lead[1] > 0 and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])))
+    yield (
+        "S5 outcome, held-out points",
+        "erpo above dapo at equal updates, interval above 0; ra between them, or its training score "
+        "further off than erpo's",
+        "gains "
+        + ", ".join(f"{arm} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
+        + f"; erpo minus dapo {points(lead)}, pass@8 {points(m.ahead('erpo', 'dapo', 8))}; "
+        f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
+        verdict(
+            lead[1] > 0
+            and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])
+        ),
+    )
     arms = ("dapo", "ra", "erpo")
     least = [min(run[-1]["num_tokens"] for run in of_seed) for of_seed in zip(*(m.rows[arm] for arm in arms))]
-    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in (*arms, "temp")}
+    level = {
+        arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in (*arms, "temp")
+    }
     lead = over_seeds([a - b for a, b in zip(level["erpo"], level["dapo"])])
-    yield (f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million", "erpo above dapo, interval above 0",
-           ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items()) + f"; erpo minus dapo {points(lead)}",
-           verdict(lead[1] > 0))
-    for arm, name in {"temp": "solved questions (temp)", "dapo-hot": "all questions, 1.5 throughout (dapo at 1.5)"}.items():
+    yield (
+        f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million",
+        "erpo above dapo, interval above 0",
+        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items())
+        + f"; erpo minus dapo {points(lead)}",
+        verdict(lead[1] > 0),
+    )
+    for arm, name in {
+        "temp": "solved questions (temp)",
+        "dapo-hot": "all questions, 1.5 throughout (dapo at 1.5)",
+    }.items():
         pairs = list(zip(m.rows[arm], m.rows["dapo"]))
         own = [run[-1]["num_tokens"] for run, _ in pairs]
         level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, own)]
-        yield (f"heat without RA, {name}", "", f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
-               f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens it takes {points(over_seeds(level))}", "reported")
+        yield (
+            f"heat without RA, {name}",
+            "",
+            f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
+            f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens it takes "
+            f"{points(over_seeds(level))}",
+            "reported",
+        )
 
 
 def temperatures(m):
     """S6 to S8."""
-    fan = [mean(rows[-1][f"temperature/{name}"] for rows in m.steps["erpo"]) for name in ("decile_1", "decile_5", "decile_9", "at_max")]
-    falls = any(b["temperature/mean"] < a["temperature/mean"] - 1e-9 for rows in m.steps["erpo"] for a, b in zip(rows, rows[1:])
-                if a["temperature/at_max"] > 0)  # fmt: skip
-    yield ("S6 cap", "temperatures never fall, some reach the cap; with the cap at the start erpo is ra (a unit test, bit for bit)",
-           "deciles 1, 5, 9 at the end {:.2f} {:.2f} {:.2f}, at the cap {:.2f} of the questions".format(*fan), verdict(fan[3] > 0 and not falls))
+    fan = [
+        mean(rows[-1][f"temperature/{name}"] for rows in m.steps["erpo"])
+        for name in ("decile_1", "decile_5", "decile_9", "at_max")
+    ]
+    falls = any(
+        b["temperature/mean"] < a["temperature/mean"] - 1e-9
+        for rows in m.steps["erpo"]
+        for a, b in zip(rows, rows[1:])
+        if a["temperature/at_max"] > 0
+    )
+    yield (
+        "S6 cap",
+        "temperatures never fall, some reach the cap; with the cap at the start erpo is ra (a unit test, "
+        "bit for bit)",
+        "deciles 1, 5, 9 at the end {:.2f} {:.2f} {:.2f}, at the cap {:.2f} of the questions".format(*fan),
+        verdict(fan[3] > 0 and not falls),
+    )
     dose = {"1 (ra)": "ra", "1.2": "t_max-1.2", "1.5": "erpo", "2": "t_max-2"}
     curve = {k: [100 * mean(map(mean, m.end[arm][k])) for arm in dose.values()] for k in (1, 8)}
     falls_again = any(values[0] < max(values) > values[-1] for values in curve.values())
-    yield ("S7 dose", "held-out success rises with T_max, and beyond some T_max falls again",
-           "; ".join(f"pass@{k} at T_max {', '.join(dose)}: " + " ".join(f"{v:.1f}" for v in values) for k, values in curve.items()),
-           verdict(falls_again))
+    yield (
+        "S7 dose",
+        "held-out success rises with T_max, and beyond some T_max falls again",
+        "; ".join(
+            f"pass@{k} at T_max {', '.join(dose)}: " + " ".join(f"{v:.1f}" for v in values)
+            for k, values in curve.items()
+        ),
+        verdict(falls_again),
+    )
     chance, constant = m.ahead("erpo", "permuted"), m.ahead("erpo", "ra-hot")
-    yield ("S8 attribution", "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5; points",
-           f"erpo minus permuted {points(chance)}; minus ra at 1.5 {points(constant)}; "
-           f"minus dapo at 1.5 {points(m.ahead('erpo', 'dapo-hot'))}", verdict(chance[1] > 0 and constant[2] > 0))
+    yield (
+        "S8 attribution",
+        "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5; points",
+        f"erpo minus permuted {points(chance)}; minus ra at 1.5 {points(constant)}; "
+        f"minus dapo at 1.5 {points(m.ahead('erpo', 'dapo-hot'))}",
+        verdict(chance[1] > 0 and constant[2] > 0),
+    )
 
 
 def choices(m):
     """S9, and what a run costs."""
     modes = {"erpo": "score_T1", "score_T": "score_T", "is_corrected": "is_corrected"}
-    yield ("S9 scoring", "S3's first half in all three modes; in which S5 holds is reported",
-           "; ".join(f"{name}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
-                     for arm, name in modes.items()), verdict(all(map(m.revives, modes))))
-    yield ("the size of RA, not known of the paper", "", "; ".join(
-        f"{name}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
-        for arm, name in {"erpo": "erpo with .33 (ra-1)", "ra-2": "with .12 (ra-2)", "temp": "with none (temp)"}.items()), "reported")
+    yield (
+        "S9 scoring",
+        "S3's first half in all three modes; in which S5 holds is reported",
+        "; ".join(
+            f"{name}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
+            for arm, name in modes.items()
+        ),
+        verdict(all(map(m.revives, modes))),
+    )
+    yield (
+        "the size of RA, not known of the paper",
+        "",
+        "; ".join(
+            f"{name}: active {mean(m.active[arm]):.2f}, minus dapo {points(m.ahead(arm, 'dapo'))}"
+            for arm, name in {
+                "erpo": "erpo with .33 (ra-1)",
+                "ra-2": "with .12 (ra-2)",
+                "temp": "with none (temp)",
+            }.items()
+        ),
+        "reported",
+    )
     costs = []
     for arm in ("dapo", "ra", "temp", "erpo"):
         draws = mean(m.over(lambda row: row["temperature/draws"], arm, LATE))
         cost = mean(rows[-1]["num_tokens"] for rows in m.steps[arm]) / 1e6
-        costs.append(f"{arm}: {draws:.1f} draws a step at the end, {cost:.1f} million tokens, "
-                     f"{mean(one['entropy'] for one in m.found[arm]):.3f} nats a token on held-out problems")
-    yield ("cost and entropy", "", "; ".join(costs) + f"; of erpo's groups that are not all wrong {mean(m.over(residual, 'erpo', LATE)):.2f} "
-           "are all right at the end", "reported")
+        costs.append(
+            f"{arm}: {draws:.1f} draws a step at the end, {cost:.1f} million tokens, "
+            f"{mean(one['entropy'] for one in m.found[arm]):.3f} nats a token on held-out problems"
+        )
+    yield (
+        "cost and entropy",
+        "",
+        "; ".join(costs)
+        + f"; of erpo's groups that are not all wrong {mean(m.over(residual, 'erpo', LATE)):.2f} "
+        "are all right at the end",
+        "reported",
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What Failure-Prefix Conditioning claims, as statements that can fail, measured in the embedded world. Used by run.py.
+"""What Failure-Prefix Conditioning claims, as statements that can fail in the embedded world. For run.py.
 
-    python results/run.py failure_prefix                                   # trains all arms over 5 seeds and writes results/failure_prefix.md
-    python results/claims_failure_prefix.py RUN                            # measures the model of one finished run, of any model and data
-    python results/claims_failure_prefix.py RUN --checkpoint 30            # the same for an earlier checkpoint
+    python results/run.py failure_prefix                          # all arms -> results/failure_prefix.md
+    python results/claims_failure_prefix.py RUN                   # measures any finished run's model
+    python results/claims_failure_prefix.py RUN --checkpoint 30   # the same for an earlier checkpoint
 
-S1 to S10: statements about solved problems of the paper's size, with our thresholds, where the paper gives a number in its neighbourhood.
+S1 to S10: statements about solved problems of the paper's size, with our thresholds, where the paper gives a
+number in its neighbourhood.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, interval, last_checkpoint, points, rows_of, settings_of, verdict
+from analysis import Analyst, interval, last_checkpoint, points, settings_of, verdict
 
 from common import group_advantages, write_aside
 from failure_prefix import first_failure, opening, training_items
@@ -34,19 +35,36 @@ ARMS = {
     "refreshed": [*QUIET, "--refresh-every", "30"],
     "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl", "--eval-every", "30"],
     "scored": QUIET[1:],
-    "plain-long": [*BANK, "--arm", "plain", "--steps", "400", "--eval-every", "400"],  # more tokens than failure and its mining
+    "plain-long": [
+        *BANK,
+        "--arm",
+        "plain",
+        "--steps",
+        "400",
+        "--eval-every",
+        "400",
+    ],  # more tokens than failure and its mining
 }
 COMMANDS = {"scored": ["results/failure_prefix_scored.py"]}
 FEW = {"plain-long": 3}  # seeds
+METRICS = ("num_tokens",)
 SHOWN = ("failure", "plain", "medium")  # in the figure
-HELD_OUT, GROUP, AGAIN = 16, 8, 64  # samples of held-out problems and openings; of a training group; of a question that is screened again
+HELD_OUT = 16  # samples of each held-out problem, with an opening and without
+GROUP = 8  # samples of a training group
+AGAIN = 64  # samples of a question that is screened again
 
 
 def openings_of(base):
-    """A failing and a right solution of the starting model for every held-out problem that has both: the one source of openings for all models."""
+    """A failing and a right solution of the starting model for every held-out problem that has both.
+
+    -> {problem id: {"failing": token ids, "right": token ids}}: the one source of openings for all models.
+    """
     problems = base.problems(base.settings["eval_sets"][0])
     found = {}
-    for problem, group in zip(problems, base.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "source")):
+    for problem, group in zip(
+        problems,
+        base.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "source"),
+    ):
         wrong, right = first_failure(group), next((r for r in group if r.reward), None)
         if wrong and right:
             found[problem["id"]] = {"failing": wrong.completion_ids, "right": right.completion_ids}
@@ -54,13 +72,19 @@ def openings_of(base):
 
 
 def held_out(model, openings):
-    """Success on every held-out problem, and behind 30 % of a failing and of a right solution where the starting model has both."""
+    """Success on every held-out problem (plain), and on those with openings: behind 30 % of a failing and
+    of a right solution, and without. One number a problem, from HELD_OUT samples."""
     problems = model.problems(model.settings["eval_sets"][0])
-    groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")
+    groups = model.groups(
+        [p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out"
+    )
     rollouts = [r for group in groups for r in group]
-    result = {"plain": [statistics.mean(r.reward for r in group) for group in groups], "families": [p.get("family") for p in problems],
-              "checked": statistics.mean("check" in model.tokenizer.decode(r.completion_ids) for r in rollouts),
-              "length": statistics.mean(len(r.completion_ids) for r in rollouts)}  # fmt: skip
+    result = {
+        "plain": [statistics.mean(r.reward for r in group) for group in groups],
+        "families": [p.get("family") for p in problems],
+        "checked": statistics.mean("check" in model.tokenizer.decode(r.completion_ids) for r in rollouts),
+        "length": statistics.mean(len(r.completion_ids) for r in rollouts),
+    }
     some = [p for p in problems if p["id"] in openings]
     for kind in ("failing", "right"):
         contexts = [p["prompt_ids"] + opening(openings[p["id"]][kind], 0.3) for p in some]
@@ -71,26 +95,35 @@ def held_out(model, openings):
 
 
 def signal(model, lines, arm):
-    """Share of silent groups, the share that success rates predict, and the mean size of an advantage, over what an arm trains on."""
+    """Over what an arm trains on: the share of silent groups, the share that success rates predict, the
+    mean size of an advantage, and the share of items at a success of .25 to .75."""
     how = {"tau": model.settings["tau"], "fixed_cut": model.settings["fixed_cut"], "medium": (0, 0)}
-    items = training_items(lines, {p["id"]: p for p in model.problems(model.settings["data"])}, arm=arm, **how)
+    items = training_items(
+        lines, {p["id"]: p for p in model.problems(model.settings["data"])}, arm=arm, **how
+    )
     contexts, golds = [item["prompt_ids"] for item in items], [item["answer"] for item in items]
-    rewards = torch.tensor([[r.reward for r in group] for group in model.groups(contexts, golds, GROUP, ("signal", arm))])
+    rewards = torch.tensor(
+        [[r.reward for r in group] for group in model.groups(contexts, golds, GROUP, ("signal", arm))]
+    )
     rates = model.rates(contexts, golds, AGAIN, ("rates", arm))
     return {
         "silent": ((rewards == rewards[:, :1]).all(1)).float().mean().item(),
         "predicted": statistics.mean(p**GROUP + (1 - p) ** GROUP for p in rates),
         "advantage": group_advantages(rewards).abs().mean().item(),
         "usable": statistics.mean(0.25 <= p <= 0.75 for p in rates),
-        "success": statistics.mean(rates),
     }
 
 
 def main(folder, first, checkpoint=None):
-    """Writes FOLDER/analysis.json, and into `first`, the folder with the bank, what is the same for all arms. Returns both analyses."""
+    """Writes FOLDER/analysis.json, and into `first`, the folder with the bank, what is the same for all arms.
+
+    Returns both: of the starting model, of the trained one.
+    """
     settings = settings_of(folder)
     torch.set_num_threads(settings["threads"] or torch.get_num_threads())
-    trained = Analyst(Path(folder) / f"checkpoint-{checkpoint:06}" if checkpoint else last_checkpoint(folder), settings)
+    trained = Analyst(
+        Path(folder) / f"checkpoint-{checkpoint:06}" if checkpoint else last_checkpoint(folder), settings
+    )
     lines = [line for line in read_record(Path(first) / "bank.jsonl") if line["generation"] == 0]
     source, start = Path(first) / "openings.json", Path(first) / "start.json"
     if not (Path(first) / "swapped.jsonl").exists():
@@ -112,22 +145,42 @@ def main(folder, first, checkpoint=None):
 
 def report(start, found):
     """What main measured, for a reader."""
-    share = lambda values: f"{100 * statistics.mean(values):.1f}" if values else "none"  # noqa: E731
+
+    def share(values):
+        return f"{100 * statistics.mean(values):.1f}" if values else "none"
+
     lines = [f"{'held-out success, % of samples':34} {'start':>7} {'now':>7}"]
-    for name, kind in (("of all questions", "plain"), ("of those with openings", "without"), ("  behind 30 % of a failure", "failing"),
-                       ("  behind 30 % of a right answer", "right")):
+    for name, kind in (
+        ("of all questions", "plain"),
+        ("of those with openings", "without"),
+        ("  behind 30 % of a failure", "failing"),
+        ("  behind 30 % of a right answer", "right"),
+    ):
         lines.append(f"{name:34} {share(start['held_out'][kind]):>7} {share(found['held_out'][kind]):>7}")
-    lines.append(f"{'tokens of a held-out response':34} {start['held_out']['length']:7.1f} {found['held_out']['length']:7.1f}")
+    lines.append(
+        f"{'tokens of a held-out response':34} {start['held_out']['length']:7.1f} "
+        f"{found['held_out']['length']:7.1f}"
+    )
     now = {"openings, by the trained model": found["old_openings"]} if "old_openings" in found else {}
-    for name, one in {"openings, at the start": start["failure"], "plain, at the start": start["plain"], **now}.items():
-        lines.append(f"silent groups of {GROUP}, {name}: {one['silent']:.3f}; p^G + (1-p)^G says {one['predicted']:.3f}")
+    for name, one in {
+        "openings, at the start": start["failure"],
+        "plain, at the start": start["plain"],
+        **now,
+    }.items():
+        lines.append(
+            f"silent groups of {GROUP}, {name}: {one['silent']:.3f}; p^G + (1-p)^G says "
+            f"{one['predicted']:.3f}"
+        )
     return "\n".join(lines)
 
 
 def leave_swapped(first, lines):
     """The bank in which every question has another one's failure: the control of the arm swapped."""
     usable = [line for line in lines if "failure" in line]
-    swapped = [line | {"failure": other["failure"], "rates": other["rates"]} for line, other in zip(usable, usable[1:] + usable[:1])]
+    swapped = [
+        line | {"failure": other["failure"], "rates": other["rates"]}
+        for line, other in zip(usable, usable[1:] + usable[:1])
+    ]
     write_aside(Path(first) / "swapped.jsonl", "".join(json.dumps(line) + "\n" for line in swapped))
 
 
@@ -135,97 +188,210 @@ def again(model, lines):
     """Of the questions of a bank, the share that fails at least once in AGAIN samples."""
     problems = {p["id"]: p for p in model.problems(model.settings["data"])}
     questions = [problems[line["id"]] for line in lines if "failure" in line]
-    groups = model.groups([q["prompt_ids"] for q in questions], [q["answer"] for q in questions], AGAIN, "again")
+    groups = model.groups(
+        [q["prompt_ids"] for q in questions], [q["answer"] for q in questions], AGAIN, "again"
+    )
     return statistics.mean(first_failure(group) is not None for group in groups)
 
 
-# ---- the statements ------------------------------------------------------------------------------------------------------
+# ---- the statements ----
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    start, found, mean = analyses(runs, "start.json")["failure"], analyses(runs), statistics.mean
-    metrics = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    mean = statistics.mean
+    start, found = logs.measured("failure", "start"), {arm: logs.measured(arm) for arm in logs.arms}
+    metrics = {arm: logs.rows(arm) for arm in logs.arms}
 
     def gain(arm, against=None):
         """Held-out success of an arm minus that of another, or of the starting model, by question."""
-        reference = [found[against][i]["held_out"]["plain"] if against else start[i]["held_out"]["plain"] for i in range(len(start))]
-        return interval([[a - b for a, b in zip(run["held_out"]["plain"], ref)] for run, ref in zip(found[arm], reference)])
+        reference = [
+            found[against][i]["held_out"]["plain"] if against else start[i]["held_out"]["plain"]
+            for i in range(len(start))
+        ]
+        return interval(
+            [
+                [a - b for a, b in zip(run["held_out"]["plain"], ref)]
+                for run, ref in zip(found[arm], reference)
+            ]
+        )
 
     silent = {arm: mean(s[arm]["silent"] for s in start) for arm in ("failure", "plain", "correct")}
     off = max(abs(s[arm]["silent"] - s[arm]["predicted"]) for s in start for arm in ("failure", "plain"))
-    yield ("P3 usable cuts", "70 % of the chosen cuts re-measure at .25 to .75", f"{mean(s['failure']['usable'] for s in start):.2f}",
-           verdict(mean(s["failure"]["usable"] for s in start) >= 0.7))
-    yield ("S1 signal", "silent groups of 8 at the start: plain .6 or more, openings a third of that or less; as p^8 + (1-p)^8 predicts, within .1",
-           f"plain {silent['plain']:.2f}, openings {silent['failure']:.2f}; largest difference to the prediction {off:.2f}",
-           verdict(silent["plain"] >= 0.6 and silent["failure"] <= silent["plain"] / 3 and off <= 0.1))
+    yield (
+        "P3 usable cuts",
+        "70 % of the chosen cuts re-measure at .25 to .75",
+        f"{mean(s['failure']['usable'] for s in start):.2f}",
+        verdict(mean(s["failure"]["usable"] for s in start) >= 0.7),
+    )
+    yield (
+        "S1 signal",
+        "silent groups of 8 at the start: plain .6 or more, openings a third of that or less; as p^8 + "
+        "(1-p)^8 predicts, within .1",
+        f"plain {silent['plain']:.2f}, openings {silent['failure']:.2f}; largest difference to the "
+        f"prediction {off:.2f}",
+        verdict(silent["plain"] >= 0.6 and silent["failure"] <= silent["plain"] / 3 and off <= 0.1),
+    )
     size = [mean(s[arm]["advantage"] for s in start) for arm in ("failure", "plain")]
-    yield ("S2 size of advantages", "mean size of A at least twice that of plain", f"{size[0]:.2f} against {size[1]:.2f}",
-           verdict(size[0] >= 2 * size[1]))
-    climb = lambda rows: mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])  # noqa: E731
+    yield (
+        "S2 size of advantages",
+        "mean size of A at least twice that of plain",
+        f"{size[0]:.2f} against {size[1]:.2f}",
+        verdict(size[0] >= 2 * size[1]),
+    )
+
+    def climb(rows):
+        return mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])
+
     rise = {arm: mean(map(climb, metrics[arm])) for arm in ("failure", "plain")}
-    yield ("S3 training reward", "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
-           f"{rise['failure']:+.2f}, {rise['plain']:+.2f}", verdict(rise["failure"] >= 0.15 and abs(rise["plain"]) < 0.03))
-    gains = {arm: gain(arm) for arm in runs}
+    yield (
+        "S3 training reward",
+        "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
+        f"{rise['failure']:+.2f}, {rise['plain']:+.2f}",
+        verdict(rise["failure"] >= 0.15 and abs(rise["plain"]) < 0.03),
+    )
+    gains = {arm: gain(arm) for arm in logs.arms}
     medium = gain("failure", "medium")
-    yield ("S4 held-out gain, points", "above 0; plain at most a third of it, and with more tokens in all as well; not below the arm medium",
-           f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, plain in 400 steps {points(gains['plain-long'])}, medium "
-           f"{points(gains['medium'])}; failure - medium {points(medium)}",
-           verdict(gains["failure"][1] > 0 and max(gains["plain"][0], gains["plain-long"][0]) <= gains["failure"][0] / 3 and medium[2] >= 0))
-    drop = lambda held: mean(a - b for a, b in zip(held["without"], held["failing"]))  # noqa: E731
+    yield (
+        "S4 held-out gain, points",
+        "above 0; plain at most a third of it, and with more tokens in all as well; not below the arm medium",
+        f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, plain in 400 steps "
+        f"{points(gains['plain-long'])}, medium "
+        f"{points(gains['medium'])}; failure - medium {points(medium)}",
+        verdict(
+            gains["failure"][1] > 0
+            and max(gains["plain"][0], gains["plain-long"][0]) <= gains["failure"][0] / 3
+            and medium[2] >= 0
+        ),
+    )
+
+    def drop(held):
+        return mean(a - b for a, b in zip(held["without"], held["failing"]))
+
     drops = {arm: mean(drop(run["held_out"]) for run in found[arm]) for arm in ("failure", "plain", "scored")}
     drops["start"] = mean(drop(s["held_out"]) for s in start)
-    yield ("S5 robustness", "behind 30 % of a failing solution the trained model loses at most .75 of what the starting model does, plain more",
-           f"start {100 * drops['start']:.1f} points, failure {100 * drops['failure']:.1f}, plain {100 * drops['plain']:.1f}",
-           verdict(drops["failure"] <= 0.75 * drops["start"] < drops["plain"]))
-    lift = lambda held: mean(b - a for a, b in zip(held["without"], held["right"]))  # noqa: E731
-    lifts = [mean(lift(s["held_out"]) for s in start), mean(lift(run["held_out"]) for run in found["failure"])]
-    level = [mean(mean(s["held_out"]["right"]) for s in start), mean(mean(run["held_out"]["right"]) for run in found["failure"])]
-    yield ("S6 right openings", "bring the trained model no more than the starting model; success behind them falls by at most 2 points",
-           f"{100 * lifts[0]:+.1f} points before, {100 * lifts[1]:+.1f} after; success {100 * level[0]:.1f} to {100 * level[1]:.1f}",
-           verdict(lifts[1] <= lifts[0] and level[1] >= level[0] - 0.02))
+    yield (
+        "S5 robustness",
+        "behind 30 % of a failing solution the trained model loses at most .75 of what the starting "
+        "model does, plain more",
+        f"start {100 * drops['start']:.1f} points, failure {100 * drops['failure']:.1f}, plain "
+        f"{100 * drops['plain']:.1f}",
+        verdict(drops["failure"] <= 0.75 * drops["start"] < drops["plain"]),
+    )
+
+    def lift(held):
+        return mean(b - a for a, b in zip(held["without"], held["right"]))
+
+    lifts = [
+        mean(lift(s["held_out"]) for s in start),
+        mean(lift(run["held_out"]) for run in found["failure"]),
+    ]
+    level = [
+        mean(mean(s["held_out"]["right"]) for s in start),
+        mean(mean(run["held_out"]["right"]) for run in found["failure"]),
+    ]
+    yield (
+        "S6 right openings",
+        "bring the trained model no more than the starting model; success behind them falls by at most 2 "
+        "points",
+        f"{100 * lifts[0]:+.1f} points before, {100 * lifts[1]:+.1f} after; success {100 * level[0]:.1f} "
+        f"to {100 * level[1]:.1f}",
+        verdict(lifts[1] <= lifts[0] and level[1] >= level[0] - 0.02),
+    )
     taus = [gains[arm][0] for arm in ("tau-.25", "failure", "tau-.75")]
-    yield ("S7 tau .25, .5, .75", "all above plain; spread below half of their mean gain",
-           ", ".join(points(gains[arm]) for arm in ("tau-.25", "failure", "tau-.75")),
-           verdict(min(taus) > gains["plain"][0] and max(taus) - min(taus) < 0.5 * mean(taus)))
+    yield (
+        "S7 tau .25, .5, .75",
+        "all above plain; spread below half of their mean gain",
+        ", ".join(points(gains[arm]) for arm in ("tau-.25", "failure", "tau-.75")),
+        verdict(min(taus) > gains["plain"][0] and max(taus) - min(taus) < 0.5 * mean(taus)),
+    )
     fixed = [gains[arm][0] for arm in ("cut-.25", "cut-.5", "cut-.75")]
-    yield ("S8 fixed cuts .25, .5, .75", "above plain", ", ".join(points(gains[arm]) for arm in ("cut-.25", "cut-.5", "cut-.75")),
-           verdict(min(fixed) > gains["plain"][0]))
+    yield (
+        "S8 fixed cuts .25, .5, .75",
+        "above plain",
+        ", ".join(points(gains[arm]) for arm in ("cut-.25", "cut-.5", "cut-.75")),
+        verdict(min(fixed) > gains["plain"][0]),
+    )
     fails = [mean(s["failing_again"] for s in start), mean(run["failing_again"] for run in found["failure"])]
     old = [silent["failure"], mean(run["old_openings"]["silent"] for run in found["failure"])]
     fresh = gain("refreshed", "failure")
-    yield ("S9 refreshing", "fewer questions fail after training; old openings are more often silent; fresh ones after half of the steps bring more",
-           f"failing within {AGAIN}: {fails[0]:.2f} to {fails[1]:.2f}; silent {old[0]:.2f} to {old[1]:.2f}; refreshed - failure {points(fresh)}",
-           verdict(fails[1] < fails[0] and old[1] > old[0] and fresh[1] > 0))
-    held = {"start": [s["held_out"] for s in start], **{arm: [run["held_out"] for run in found[arm]] for arm in runs}}
+    yield (
+        "S9 refreshing",
+        "fewer questions fail after training; old openings are more often silent; fresh ones after half "
+        "of the steps bring more",
+        f"failing within {AGAIN}: {fails[0]:.2f} to {fails[1]:.2f}; silent {old[0]:.2f} to {old[1]:.2f}; "
+        f"refreshed - failure {points(fresh)}",
+        verdict(fails[1] < fails[0] and old[1] > old[0] and fresh[1] > 0),
+    )
+    held = {
+        "start": [s["held_out"] for s in start],
+        **{arm: [run["held_out"] for run in found[arm]] for arm in logs.arms},
+    }
     lengths = {arm: mean(one["length"] for one in some) for arm, some in held.items()}
-    yield ("S10 length", "held-out responses change by less than 15 %",
-           ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",
-           verdict(abs(lengths["failure"] / lengths["start"] - 1) < 0.15))
-    yield ("control: right openings of the same length", "as silent as plain, and no gain",
-           f"silent {silent['correct']:.2f}; {points(gains['correct'])}",
-           verdict(silent["correct"] >= silent["plain"] - 0.05 and gains["correct"][1] <= 0))
-    yield ("control: another question's openings", "smaller gain than with one's own",
-           f"{points(gains['swapped'])} against {points(gains['failure'])}",
-           verdict(gains["swapped"][0] < gains["failure"][0]))
-    yield ("control: loss on the opening as well", "S5 gets worse",
-           f"behind a failing opening it loses {100 * drops['scored']:.1f} points; gain {points(gains['scored'])}",
-           verdict(drops["scored"] > drops["failure"]))
-    of = lambda one, kind: mean(p for p, family in zip(one["plain"], one["families"]) if family == kind)  # noqa: E731
+    yield (
+        "S10 length",
+        "held-out responses change by less than 15 %",
+        ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",
+        verdict(abs(lengths["failure"] / lengths["start"] - 1) < 0.15),
+    )
+    yield (
+        "control: right openings of the same length",
+        "as silent as plain, and no gain",
+        f"silent {silent['correct']:.2f}; {points(gains['correct'])}",
+        verdict(silent["correct"] >= silent["plain"] - 0.05 and gains["correct"][1] <= 0),
+    )
+    yield (
+        "control: another question's openings",
+        "smaller gain than with one's own",
+        f"{points(gains['swapped'])} against {points(gains['failure'])}",
+        verdict(gains["swapped"][0] < gains["failure"][0]),
+    )
+    yield (
+        "control: loss on the opening as well",
+        "S5 gets worse",
+        f"behind a failing opening it loses {100 * drops['scored']:.1f} points; gain "
+        f"{points(gains['scored'])}",
+        verdict(drops["scored"] > drops["failure"]),
+    )
+
+    def of(one, kind):
+        return mean(p for p, family in zip(one["plain"], one["families"]) if family == kind)
+
     for arm in ("start", "failure", "plain", "medium"):
-        kinds = ", ".join(f"{kind} {100 * mean(of(one, kind) for one in held[arm]):.1f}" for kind in ("plain", "fair", "mixed", "guess"))
-        yield f"held-out success by family, {arm}", "", f"{kinds}; {100 * mean(one['checked'] for one in held[arm]):.0f} % were checked", "reported"
+        kinds = ", ".join(
+            f"{kind} {100 * mean(of(one, kind) for one in held[arm]):.1f}"
+            for kind in ("plain", "fair", "mixed", "guess")
+        )
+        yield (
+            f"held-out success by family, {arm}",
+            "",
+            f"{kinds}; {100 * mean(one['checked'] for one in held[arm]):.0f} % were checked",
+            "reported",
+        )
     mining = mean(rows[0]["num_tokens"] for rows in metrics["failure"]) / 1e6
-    spent = [mean(rows[-1]["num_tokens"] - rows[0]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in ("failure", "plain", "plain-long")]
-    yield ("control: cost", "", f"million tokens: mining {mining:.1f}, training {spent[0]:.1f} from openings and {spent[1]:.1f} plain, "
-           f"{spent[2]:.1f} in 400 steps", "reported")
+    spent = [
+        mean(rows[-1]["num_tokens"] - rows[0]["num_tokens"] for rows in metrics[arm]) / 1e6
+        for arm in ("failure", "plain", "plain-long")
+    ]
+    yield (
+        "control: cost",
+        "",
+        f"million tokens: mining {mining:.1f}, training {spent[0]:.1f} from openings and {spent[1]:.1f} "
+        "plain, "
+        f"{spent[2]:.1f} in 400 steps",
+        "reported",
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("first", nargs="?", help="folder with the bank, default: that of the run's --bank, or the run itself")
+    parser.add_argument(
+        "first", nargs="?", help="folder with the bank, default: that of the run's --bank, or the run itself"
+    )
     parser.add_argument("--checkpoint", type=int, help="step, default: the last")
     args = parser.parse_args()
     bank = settings_of(args.run)["bank"]
-    print(report(*main(args.run, args.first or (str(Path(bank).parent) if bank else args.run), args.checkpoint)))
+    print(
+        report(*main(args.run, args.first or (str(Path(bank).parent) if bank else args.run), args.checkpoint))
+    )

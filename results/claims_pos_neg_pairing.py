@@ -1,10 +1,10 @@
-"""What positive-negative pairing claims, as statements that can fail, measured in the embedded world. Used by run.py.
+"""What positive-negative pairing claims, as statements that can fail, in the embedded world. Used by run.py.
 
-    python results/run.py pos_neg_pairing --seeds 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19     # writes results/pos_neg_pairing.md
-    python results/claims_pos_neg_pairing.py RUN_FOLDER FIRST_ARM_FOLDER                                # -> RUN_FOLDER/analysis.json
+    python results/run.py pos_neg_pairing                          # all arms -> results/pos_neg_pairing.md
+    python results/claims_pos_neg_pairing.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
 
-P1 to P6 and what would refute them. Both bands come from one training set, disjoint from the held-out set. Three arms run with all seeds, the others
-with the first three.
+P1 to P6 and what would refute them. Both bands come from one training set, disjoint from the held-out set.
+Three arms run with all seeds, the others with the first three.
 """
 
 import json
@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, points, rows_of, settings_of, verdict
+from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
 from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
 from pos_neg_pairing import pair_advantages
@@ -35,48 +35,78 @@ ARMS = {
     "pooled-4": ["--compare", "--adv-mode", "role_pooled", "--lambda-neg", "4"],
     "post-4": ["--compare", "--adv-mode", "post_weight", "--lambda-neg", "4"],
 }
+SEEDS = range(20)
 FEW = {arm: 3 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
+METRICS = ("num_tokens", "grad_norm", "frac_reward_zero_std", r"pair/mixed_(positive|negative)")
 SHOWN = ("pair", "variance", "pool")  # in the figure
-PANELS = {r"eval/[^/]+/avg@\d+": "held-out pass@1", r"eval/[^/]+/pass@8": "held-out pass@8", "pair/reward_positive": "success on q+",
-          "pair/reward_negative": "success on q-", "pair/rare_share": "rare events' share of A squared"}
+PANELS = {
+    r"eval/[^/]+/avg@\d+": "held-out pass@1",
+    r"eval/[^/]+/pass@8": "held-out pass@8",
+    "pair/reward_positive": "success on q+",
+    "pair/reward_negative": "success on q-",
+    "pair/rare_share": "rare events' share of A squared",
+}
 ZOOMED = ("held-out pass@1", "held-out pass@8")
-HELD_OUT, POOL = 32, 256  # samples of each held-out problem; training questions whose gradient stands for that of the pool
+HELD_OUT = 32  # samples of each held-out problem
+POOL = 256  # training questions whose gradient stands for that of the pool
 KS = (1, 8, 32)
 
 
 def gradient(model, questions, roles, purpose):
-    """Of the loss of G responses to each question, as one flat vector each for the even and the odd questions: they add up to the batch's.
+    """Of the loss of G responses to each question: a flat vector each for the even and the odd questions.
+
+    They add up to the gradient of the batch.
 
     roles: of the questions, for the advantages of a pair; None: plain GRPO.
     """
     size = model.settings["group_size"]
-    groups = model.groups([q["prompt_ids"] for q in questions], [q["answer"] for q in questions], size, purpose)
+    groups = model.groups(
+        [q["prompt_ids"] for q in questions], [q["answer"] for q in questions], size, purpose
+    )
     rewards = torch.tensor([[r.reward for r in group] for group in groups])
-    advantages = group_advantages(rewards, eps=1e-6) if roles is None else pair_advantages(rewards, torch.tensor(roles))
+    advantages = (
+        group_advantages(rewards, eps=1e-6)
+        if roles is None
+        else pair_advantages(rewards, torch.tensor(roles))
+    )
     for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group, row, strict=True):
             rollout.advantage = advantage
-    tokens, weights = sum(len(r.completion_ids) for group in groups for r in group), list(model.model.parameters())
+    tokens = sum(len(r.completion_ids) for group in groups for r in group)
+    weights = list(model.model.parameters())
     halves = []
     for half in (groups[::2], groups[1::2]):
-        vector, rollouts = torch.zeros(sum(w.numel() for w in weights)), [r for group in half for r in group if r.advantage]
+        vector = torch.zeros(sum(w.numel() for w in weights))
+        rollouts = [r for group in half for r in group if r.advantage]
         for place in range(0, len(rollouts), 256):
             batch = collate(rollouts[place : place + 256], "cpu")
             logps, _ = completion_logps(model.model, batch, batch["temperatures"])
-            loss, _ = grpo_loss(logps, logps.detach(), batch["advantages"], batch["completion_mask"], num_tokens=tokens)
+            loss, _ = grpo_loss(
+                logps, logps.detach(), batch["advantages"], batch["completion_mask"], num_tokens=tokens
+            )
             vector += torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights)])
         halves.append(vector)
     return halves
 
 
 def directions(model, chosen, copies, data, seed):
-    """Cosines of the first step on the two chosen questions, and of its halves, with that of POOL questions; and with itself in fresh samples."""
+    """Cosines of the first step on the two chosen questions, and of its halves, with that of POOL
+    questions, and of the step with itself in fresh samples; 0 where a gradient is 0."""
     problems = {p["id"]: p for p in model.problems(data)}
     pool = sum(gradient(model, Shuffled(list(problems.values()), seed).draw(POOL), None, "pool"))
-    pair, roles = [problems[line["id"]] for line in chosen] * (copies // 2), [line["role"] for line in chosen] * (copies // 2)
-    (one, other), again = gradient(model, pair, roles, "pair"), sum(gradient(model, pair, roles, "pair again"))
-    cosine = lambda a, b: torch.nn.functional.cosine_similarity(a, b, dim=0).item()  # noqa: E731  (0 if one of them is 0)
-    return {"cosine": cosine(one + other, pool), "halves": [cosine(one, pool), cosine(other, pool)], "repeat": cosine(one + other, again)}
+    pair = [problems[line["id"]] for line in chosen] * (copies // 2)
+    roles = [line["role"] for line in chosen] * (copies // 2)
+    one, other = gradient(model, pair, roles, "pair")
+    again = sum(gradient(model, pair, roles, "pair again"))
+
+    def cosine(a, b):
+        return torch.nn.functional.cosine_similarity(a, b, dim=0).item()
+
+    return {
+        "cosine": cosine(one + other, pool),
+        "halves": [cosine(one, pool), cosine(other, pool)],
+        "repeat": cosine(one + other, again),
+    }
 
 
 def main(folder, first):
@@ -85,10 +115,15 @@ def main(folder, first):
 
     def held_out(model):
         problems = model.problems(settings["eval_sets"][0])
-        groups = model.groups([p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out")
+        groups = model.groups(
+            [p["prompt_ids"] for p in problems], [p["answer"] for p in problems], HELD_OUT, "held out"
+        )
         answers = [{last_boxed(model.tokenizer.decode(r.completion_ids)) for r in group} for group in groups]
-        return {"right": [int(sum(r.reward for r in group)) for group in groups], "distinct": statistics.fmean(map(len, answers)),
-                "entropy": statistics.fmean(-logp for group in groups for r in group for logp in r.logps)}  # fmt: skip
+        return {
+            "right": [int(sum(r.reward for r in group)) for group in groups],
+            "distinct": statistics.fmean(map(len, answers)),
+            "entropy": statistics.fmean(-logp for group in groups for r in group for logp in r.logps),
+        }
 
     result = held_out(Analyst(last_checkpoint(folder), settings))
     base = Analyst(settings["model"], settings)
@@ -97,84 +132,165 @@ def main(folder, first):
     chosen = read_record(Path(folder) / "chosen.jsonl")
     if len(chosen) == 2:
         result |= directions(base, chosen, settings["prompts_per_step"], settings["data"], settings["seed"])
-        result["chosen"] = [{name: line[name] for name in ("problem", "role", "probe", "again")} for line in chosen]
+        result["chosen"] = [{name: line[name] for name in ("role", "again")} for line in chosen]
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
 
 
-# ---- the statements ------------------------------------------------------------------------------------------------------
+# ---- the statements ----
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    found, start = analyses(runs), analyses(runs, "start.json")["pool"]
-    logs = {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
-    metrics = {arm: [rows[1:] for rows in some] for arm, some in logs.items()}
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    found, start = {arm: logs.measured(arm) for arm in logs.arms}, logs.measured("pool", "start")
+    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in logs.arms}
     mean = statistics.fmean
-    passes = lambda some, k: [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]  # noqa: E731
+
+    def passes(some, k):
+        return [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]
 
     def gap(arm, other, k):
-        """Held-out pass@k of an arm minus that of another, or of the starting model, over the seeds both have."""
+        """Held-out pass@k of an arm minus another's, or the starting model's, over the seeds both have."""
         ones, others = found[arm], start if other == "start" else found[other]
         seeds = min(len(ones), len(others))
         return interval(differences(passes(ones[:seeds], k), passes(others[:seeds], k)))
 
     few = len(found["easy"])
-    gains = lambda k: ", ".join(f"{arm} {points(gap(arm, 'start', k))}" for arm in runs)  # noqa: E731
+
+    def gains(k):
+        return ", ".join(f"{arm} {points(gap(arm, 'start', k))}" for arm in logs.arms)
+
     first = gap("pair", "variance", 8)
-    yield (f"P1 the pair against the two most varied, held-out pass@8, points, {len(found['pair'])} seeds", "above 0, interval too",
-           points(first), verdict(first[1] > 0))
+    yield (
+        f"P1 the pair against the two most varied, held-out pass@8, points, {len(found['pair'])} seeds",
+        "above 0, interval too",
+        points(first),
+        verdict(first[1] > 0),
+    )
     easy, positive = gap("pair", "easy", 8), gap("pair", "positive", 8)
-    yield ("P2 both halves", "pass@8: above two of q-, interval too; not below q+ alone",
-           f"minus two easy {points(easy)}, minus q+ alone {points(positive)}; {few} seeds", verdict(easy[1] > 0 and positive[2] > 0))
+    yield (
+        "P2 both halves",
+        "pass@8: above two of q-, interval too; not below q+ alone",
+        f"minus two easy {points(easy)}, minus q+ alone {points(positive)}; {few} seeds",
+        verdict(easy[1] > 0 and positive[2] > 0),
+    )
     wide = gap("pair", "start", KS[-1])
     heat = {arm: mean(one["entropy"] for one in found[arm][:few]) for arm in ("pair", "hard")}
     begun = mean(one["entropy"] for one in start)
-    yield (f"P3 exploration is kept (pass@{KS[-1]} in place of pass@64)",
-           "pass@k not below the start; entropy falls less than with two hard questions",
-           f"{points(wide)}; nats a token {begun:.3f} at the start, pair {heat['pair']:.3f}, two hard {heat['hard']:.3f}",
-           verdict(wide[2] >= 0 and heat["pair"] > heat["hard"]))
+    yield (
+        f"P3 exploration is kept (pass@{KS[-1]} in place of pass@64)",
+        "pass@k not below the start; entropy falls less than with two hard questions",
+        f"{points(wide)}; nats a token {begun:.3f} at the start, pair {heat['pair']:.3f}, two hard "
+        f"{heat['hard']:.3f}",
+        verdict(wide[2] >= 0 and heat["pair"] > heat["hard"]),
+    )
     level = {arm: gap(arm, "start", 1) for arm in ("pair", "pool")}
-    yield ("P4 against the whole pool at as many sequences, pass@1", "half of its gain or more",
-           f"pair {points(level['pair'])}, pool {points(level['pool'])}", verdict(level["pair"][0] >= 0.5 * level["pool"][0] > 0))
+    yield (
+        "P4 against the whole pool at as many sequences, pass@1",
+        "half of its gain or more",
+        f"pair {points(level['pair'])}, pool {points(level['pool'])}",
+        verdict(level["pair"][0] >= 0.5 * level["pool"][0] > 0),
+    )
     cosines = {arm: [one["cosine"] for one in found[arm]] for arm in ("pair", "variance")}
     spread = {arm: statistics.pstdev(values) for arm, values in cosines.items()}
-    yield ("P5 direction of the first step against the pool's", "cosine spreads less over draws than for the two most varied",
-           "; ".join(f"{arm}: mean {mean(values):.3f}, standard deviation {spread[arm]:.3f}" for arm, values in cosines.items()),
-           verdict(spread["pair"] < spread["variance"]))
-    same = max(abs(a["grad_norm"] - b["grad_norm"]) for one, other in zip(metrics["weight-4"], metrics["pair"]) for a, b in zip(one, other))
+    yield (
+        "P5 direction of the first step against the pool's",
+        "cosine spreads less over draws than for the two most varied",
+        "; ".join(
+            f"{arm}: mean {mean(values):.3f}, standard deviation {spread[arm]:.3f}"
+            for arm, values in cosines.items()
+        ),
+        verdict(spread["pair"] < spread["variance"]),
+    )
+    same = max(
+        abs(a["grad_norm"] - b["grad_norm"])
+        for one, other in zip(metrics["weight-4"], metrics["pair"])
+        for a, b in zip(one, other)
+    )
     answers = {"role_pooled": gap("pooled-4", "pooled-1", 8), "post_weight": gap("post-4", "pair", 8)}
-    yield ("P6 the weight of wrong answers, 4 against 1, under per_prompt", "no difference: gradient norms of all steps within .001",
-           f"largest difference {same:.1e}; {few} seeds", verdict(same < 1e-3))
-    yield ("P6 the same under the modes that respond to it", "pass@8 differs under role_pooled or post_weight, interval without 0",
-           ", ".join(f"{mode} {points(value)}" for mode, value in answers.items()) + f"; {few} seeds",
-           verdict(any(value[1] > 0 or value[2] < 0 for value in answers.values())))
+    yield (
+        "P6 the weight of wrong answers, 4 against 1, under per_prompt",
+        "no difference: gradient norms of all steps within .001",
+        f"largest difference {same:.1e}; {few} seeds",
+        verdict(same < 1e-3),
+    )
+    yield (
+        "P6 the same under the modes that respond to it",
+        "pass@8 differs under role_pooled or post_weight, interval without 0",
+        ", ".join(f"{mode} {points(value)}" for mode, value in answers.items()) + f"; {few} seeds",
+        verdict(any(value[1] > 0 or value[2] < 0 for value in answers.values())),
+    )
     coin, harder = gap("random", "start", 8), gap("pair", "hard", 8)
-    yield ("would refute it: a coin for rewards", "gains nothing", f"{points(coin)}; {few} seeds", verdict(coin[1] <= 0))
-    yield ("would refute it: two hard questions", "not better than the pair, pass@8", f"pair minus two hard {points(harder)}; {few} seeds",
-           verdict(harder[2] > 0))
-    turned = lambda arm, name: [mean(values) for values in zip(*(one[name] for one in found[arm]))]  # noqa: E731
+    yield (
+        "would refute it: a coin for rewards",
+        "gains nothing",
+        f"{points(coin)}; {few} seeds",
+        verdict(coin[1] <= 0),
+    )
+    yield (
+        "would refute it: two hard questions",
+        "not better than the pair, pass@8",
+        f"pair minus two hard {points(harder)}; {few} seeds",
+        verdict(harder[2] > 0),
+    )
+
+    def turned(arm, name):
+        return [mean(values) for values in zip(*(one[name] for one in found[arm]))]
+
     same_way = {arm: mean(one["repeat"] for one in found[arm]) for arm in ("pair", "variance")}
-    yield ("the first step once more, with fresh samples, and its halves", "",
-           "; ".join(f"{arm}: cosine with itself {same_way[arm]:.3f}, halves with the pool's "
-                     + " and ".join(f"{value:.3f}" for value in turned(arm, "halves")) for arm in same_way), "reported")
-    yield ("distinct answers among 32 to a held-out problem", "",
-           f"start {mean(one['distinct'] for one in start):.1f}, "
-           + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in runs), "reported")
+    yield (
+        "the first step once more, with fresh samples, and its halves",
+        "",
+        "; ".join(
+            f"{arm}: cosine with itself {same_way[arm]:.3f}, halves with the pool's "
+            + " and ".join(f"{value:.3f}" for value in turned(arm, "halves"))
+            for arm in same_way
+        ),
+        "reported",
+    )
+    yield (
+        "distinct answers among 32 to a held-out problem",
+        "",
+        f"start {mean(one['distinct'] for one in start):.1f}, "
+        + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in logs.arms),
+        "reported",
+    )
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
-    rare = {when: mean(row["pair/rare_share"] for rows in metrics["pair"] for row in rows[part] if row["frac_reward_zero_std"] < 1)
-            for when, part in (("first five", slice(5)), ("last ten", slice(-10, None)))}
-    mixed = {role: mean(row[f"pair/mixed_{role}"] for rows in metrics["pair"] for row in rows[-10:]) for role in ("positive", "negative")}
-    again = {role: mean(line["again"] for one in found["pair"] for line in one["chosen"] if line["role"] == sign)
-             for role, sign in (("q+", 1), ("q-", -1))}
-    yield ("the pair itself", "",
-           f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold {rare['first five']:.2f} of the squared "
-           f"advantages in the first five steps, {rare['last ten']:.2f} in the last ten; "
-           f"mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}", "reported")
-    probing = mean(rows[0]["num_tokens"] for rows in logs["pair"]) / 1e6
-    whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs[arm]) / 1e6 for arm in ("pair", "pool")}
-    yield ("cost", "", f"million tokens: probing {probing:.2f}, training on the pair {whole['pair'] - probing:.2f}, on the pool {whole['pool']:.2f}",
-           "reported")
+    rare = {
+        when: mean(
+            row["pair/rare_share"]
+            for rows in metrics["pair"]
+            for row in rows[part]
+            if row["frac_reward_zero_std"] < 1
+        )
+        for when, part in (("first five", slice(5)), ("last ten", slice(-10, None)))
+    }
+    mixed = {
+        role: mean(row[f"pair/mixed_{role}"] for rows in metrics["pair"] for row in rows[-10:])
+        for role in ("positive", "negative")
+    }
+    again = {
+        role: mean(line["again"] for one in found["pair"] for line in one["chosen"] if line["role"] == sign)
+        for role, sign in (("q+", 1), ("q-", -1))
+    }
+    yield (
+        "the pair itself",
+        "",
+        f"success in fresh samples q+ {again['q+']:.2f}, q- {again['q-']:.2f}; rare events hold "
+        f"{rare['first five']:.2f} of the squared "
+        f"advantages in the first five steps, {rare['last ten']:.2f} in the last ten; "
+        f"mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}",
+        "reported",
+    )
+    probing = mean(rows[0]["num_tokens"] for rows in logs.rows("pair")) / 1e6
+    whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs.rows(arm)) / 1e6 for arm in ("pair", "pool")}
+    yield (
+        "cost",
+        "",
+        f"million tokens: probing {probing:.2f}, training on the pair {whole['pair'] - probing:.2f}, on "
+        f"the pool {whole['pool']:.2f}",
+        "reported",
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What PrefixRL claims, as statements that can fail, measured in the embedded world. Used by run.py.
 
-    python results/run.py prefix_rl                                   # trains all arms over 5 seeds and writes results/prefix_rl.md
-    python results/claims_prefix_rl.py RUN_FOLDER FIRST_ARM_FOLDER    # measures one trained model -> RUN_FOLDER/analysis.json
+    python results/run.py prefix_rl                          # all arms -> results/prefix_rl.md
+    python results/claims_prefix_rl.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
 
-S1 to S12: statements about unsolved questions of the paper's size, with our thresholds. All arms end at the same number of floating point
-operations, of which every arm that uses the traces is charged their collection. Accuracies are without an opening unless said otherwise.
+S1 to S12: statements about unsolved questions of the paper's size, with our thresholds. All arms end at the
+same number of floating point operations, of which every arm that uses the traces is charged their
+collection. Accuracies are without an opening unless said otherwise.
 """
 
 import json
@@ -13,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, analyses, differences, interval, last_checkpoint, points, rows_of, settings_of, share, verdict
+from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
 from common import collate, completion_logps, group_advantages
 from prefix_rl import reinforce_loss, score_joined, training_set
@@ -32,10 +33,18 @@ ARMS = {
     "band-.4": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.4", "--cut-to", "0.6"],
     "band-.6": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.6", "--cut-to", "0.8"],
 }
-COMMANDS = {"sft": ["results/prefix_rl_baselines.py", "sft"], "weighted": ["results/prefix_rl_baselines.py", "weighted"]}
+COMMANDS = {
+    "sft": ["results/prefix_rl_baselines.py", "sft"],
+    "weighted": ["results/prefix_rl_baselines.py", "weighted"],
+}
 FEW = {"band-.2": 2, "band-.4": 2, "band-.6": 2}  # seeds
+METRICS = ("prefix/silent_without", "prefix/has_answer")
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
-PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions", r"eval/test/avg@\d+": "held-out score (avg@n)", "reward": "training reward"}
+PANELS = {
+    r"eval/unsolved/avg@\d+": "success on the unsolved questions",
+    r"eval/test/avg@\d+": "held-out score (avg@n)",
+    "reward": "training reward",
+}
 AGAINST = ("flops", "floating point operations")  # the figure's x-axis
 FRACTIONS = (0, 0.2, 0.4, 0.6, 0.8)
 SAMPLES, BATCHES = 32, 16  # of each question and opening; of the gradient
@@ -43,51 +52,80 @@ SAMPLES, BATCHES = 32, 16  # of each question and opening; of the gradient
 
 def questions_of(model, first):
     """The unsolved questions with their traces."""
-    traces = {line["id"]: line["trace"] for line in read_record(Path(first) / "traces.jsonl") if "trace" in line}
+    traces = {
+        line["id"]: line["trace"] for line in read_record(Path(first) / "traces.jsonl") if "trace" in line
+    }
     return [p | {"trace": traces[p["id"]]} for p in model.problems("tiny/train.jsonl") if p["id"] in traces]
 
 
+def collected(first):
+    """How many questions were asked, had no right answer when they were screened, and got a trace."""
+    lines = read_record(Path(first) / "traces.jsonl")
+    return {
+        "questions": len(lines),
+        "unsolved": sum(not line["right"] for line in lines),
+        "traces": sum("trace" in line for line in lines),
+    }
+
+
 def by_fraction(model, questions):
-    """Success behind openings of each length -> {fraction: one number a question}, and the mean -log p of what is sampled without one."""
+    """Success behind openings of each length, {fraction: one number a question}, the questions' families,
+    and the mean -log p of what is sampled without an opening, in nats a token."""
     table, surprise = {}, []
     for fraction in FRACTIONS:
         openings = [q["trace"][: int(fraction * len(q["trace"]))] for q in questions]
-        groups = model.groups([q["prompt_ids"] + o for q, o in zip(questions, openings)], [q["answer"] for q in questions], SAMPLES,
-                              ("by fraction", fraction))
+        groups = model.groups(
+            [q["prompt_ids"] + o for q, o in zip(questions, openings)],
+            [q["answer"] for q in questions],
+            SAMPLES,
+            ("by fraction", fraction),
+        )
         rollouts = [r for group in groups for r in group]
-        repeated = lambda values: [value for value in values for _ in range(SAMPLES)]  # noqa: E731
-        score_joined(rollouts, repeated(openings), repeated([q["answer"] for q in questions]), model.tokenizer, None)
+        before = [opening for opening in openings for _ in range(SAMPLES)]
+        golds = [q["answer"] for q in questions for _ in range(SAMPLES)]
+        score_joined(rollouts, before, golds, model.tokenizer, None)
         table[str(fraction)] = [statistics.fmean(r.reward for r in group) for group in groups]
         if not fraction:
             surprise = [-logp for r in rollouts for logp in r.logps]
-    return {"by_fraction": table, "families": [q["family"] for q in questions], "entropy": statistics.fmean(surprise)}
+    return {
+        "by_fraction": table,
+        "families": [q["family"] for q in questions],
+        "entropy": statistics.fmean(surprise),
+    }
 
 
 def gradients(model, items, settings, purpose, traces=None):
-    """Signal and noise of the gradient over BATCHES batches: the norm of the mean, corrected for what noise adds to it, and the spread.
+    """Over BATCHES batches the norm of the mean gradient, less what noise adds, and the spread around it.
 
-    traces: {prompt ids: Rollout} of right answers that take the last place in the group of their question, with weights p / p of their model,
-    which are 1 for the model that wrote them.
+    traces: {prompt ids: Rollout} of right answers that take the last place in the group of their question,
+    with weights p / p of their model, which are 1 for the model that wrote them.
     """
     order, found, size = Shuffled(items, 0), [], settings["group_size"]
     for place in range(BATCHES):
         part = order.draw(settings["prompts_per_step"])
-        rollouts = [r for g in model.groups(
-            [q["prompt_ids"] for q in part], [q["answer"] for q in part], size, (purpose, place)) for r in g]
+        contexts, golds = [q["prompt_ids"] for q in part], [q["answer"] for q in part]
+        groups = model.groups(contexts, golds, size, (purpose, place))
+        rollouts = [r for group in groups for r in group]
         for i in range(size - 1, len(rollouts), size) if traces else ():
             rollouts[i] = traces[tuple(rollouts[i].prompt_ids)]
         prefixes, golds = ([q[name] for q in part for _ in range(size)] for name in ("prefix", "answer"))
         score_joined(rollouts, prefixes, golds, model.tokenizer, None)
         rewards = torch.tensor([r.reward for r in rollouts]).view(-1, size)
-        for rollout, advantage in zip(rollouts, group_advantages(rewards, scale_by_std=False).flatten().tolist(), strict=True):
+        advantages = group_advantages(rewards, scale_by_std=False).flatten().tolist()
+        for rollout, advantage in zip(rollouts, advantages, strict=True):
             rollout.advantage = advantage
         batch = collate(rollouts, "cpu")
         logps, _ = completion_logps(model.model, batch, batch["temperatures"])
         loss = reinforce_loss(logps, batch["advantages"], batch["completion_mask"], len(rollouts))
-        found.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.model.parameters()))]))
+        found.append(
+            torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.model.parameters()))])
+        )
     mean = torch.stack(found).mean(0)
     noise = torch.stack([(g - mean).square().sum() for g in found]).sum() / (BATCHES - 1)
-    return {"signal": max(0.0, (mean.square().sum() - noise / BATCHES).item()) ** 0.5, "noise": noise.item() ** 0.5}
+    return {
+        "signal": max(0.0, (mean.square().sum() - noise / BATCHES).item()) ** 0.5,
+        "noise": noise.item() ** 0.5,
+    }
 
 
 def main(folder, first):
@@ -98,103 +136,231 @@ def main(folder, first):
     (Path(folder) / "analysis.json").write_text(json.dumps(by_fraction(trained, questions)))
     if folder == first:
         base = Analyst(settings["model"], settings)
-        start = by_fraction(base, questions)
+        start = by_fraction(base, questions) | {"collected": collected(first)}
         ids, traces = {q["id"]: q for q in questions}, {q["id"]: q["trace"] for q in questions}
-        how = {"cuts": settings["cuts"], "low": settings["cut_from"], "high": settings["cut_to"], "seed": settings["seed"]}
+        how = {
+            "cuts": settings["cuts"],
+            "low": settings["cut_from"],
+            "high": settings["cut_to"],
+            "seed": settings["seed"],
+        }
         sets = {arm: training_set(ids, traces, arm=arm, **how) for arm in ("mixture", "plain")}
         start["gradients"] = {arm: gradients(base, items, settings, arm) for arm, items in sets.items()}
-        whole = {tuple(q["prompt_ids"]): Rollout(q["prompt_ids"], q["trace"], [0.0] * len(q["trace"]), True) for q in questions}
+        whole = {
+            tuple(q["prompt_ids"]): Rollout(q["prompt_ids"], q["trace"], [0.0] * len(q["trace"]), True)
+            for q in questions
+        }
         start["gradients"]["weighted"] = gradients(base, sets["plain"], settings, "weighted", whole)
         (Path(first) / "start.json").write_text(json.dumps(start))
     taught = Path(f"{folder}-taught")
     if taught.exists():  # where RL began after supervised training
-        (Path(folder) / "taught.json").write_text(json.dumps(by_fraction(Analyst(taught, settings), questions)))
+        (Path(folder) / "taught.json").write_text(
+            json.dumps(by_fraction(Analyst(taught, settings), questions))
+        )
 
 
-# ---- the statements ------------------------------------------------------------------------------------------------------
+# ---- the statements ----
 
 
-def statements(runs):
-    """runs: {arm: [folder of each seed]} -> rows (statement, needed, measured, verdict)."""
-    found, metrics = analyses(runs), {arm: [rows_of(folder) for folder in some] for arm, some in runs.items()}
-    start, taught = analyses(runs, "start.json")["mixture"], analyses(runs, "taught.json")["sft"]
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    found = {arm: logs.measured(arm) for arm in logs.arms}
+    metrics = {arm: logs.rows(arm) for arm in logs.arms}
+    start, taught = logs.measured("mixture", "start"), logs.measured("sft", "taught")
     mean = statistics.fmean
-    unsolved = lambda some, families=None: [  # noqa: E731
-        [p for p, family in zip(one["by_fraction"]["0"], one["families"]) if not families or family in families] for one in some]
-    end = {arm: unsolved(found[arm]) for arm in runs}
+
+    def unsolved(some, families=None):
+        return [
+            [
+                p
+                for p, family in zip(one["by_fraction"]["0"], one["families"])
+                if not families or family in families
+            ]
+            for one in some
+        ]
+
+    end = {arm: unsolved(found[arm]) for arm in logs.arms}
     begin = unsolved(start)
-    gains = {arm: interval(differences(end[arm], begin)) for arm in runs}
-    level = lambda some: 100 * mean(map(mean, some))  # noqa: E731
-    half = lambda arm: level(end[arm]) < level(end["mixture"]) / 2  # noqa: E731
+    gains = {arm: interval(differences(end[arm], begin)) for arm in logs.arms}
+
+    def level(some):
+        return 100 * mean(map(mean, some))
+
+    def half(arm):
+        return level(end[arm]) < level(end["mixture"]) / 2
 
     name = "prefix/silent_without"
-    silent, early = (mean(mean(row[name] for row in rows[:last] if name in row) for rows in metrics["plain"]) for last in (None, 21))
-    yield ("S1 plain RL stalls",
-           "95 % of its groups silent over the run, and less than half of PrefixRL's success at the end, also with 64 responses",
-           f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at the end plain "
-           f"{level(end['plain']):.1f}, with 64 "
-           f"{level(end['plain-64']):.1f}, PrefixRL {level(end['mixture']):.1f}", verdict(silent > 0.95 and half("plain") and half("plain-64")))
+    silent, early = (
+        mean(mean(row[name] for row in rows[:last] if name in row) for rows in metrics["plain"])
+        for last in (None, 21)
+    )
+    yield (
+        "S1 plain RL stalls",
+        "95 % of its groups silent over the run, and less than half of PrefixRL's success at the end, "
+        "also with 64 responses",
+        f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at "
+        "the end plain "
+        f"{level(end['plain']):.1f}, with 64 "
+        f"{level(end['plain-64']):.1f}, PrefixRL {level(end['mixture']):.1f}",
+        verdict(silent > 0.95 and half("plain") and half("plain-64")),
+    )
     curve = [mean(mean(one["by_fraction"][str(f)]) for one in start) for f in FRACTIONS]
     jumps = []
     for one in start:
         for rates in zip(*(one["by_fraction"][str(f)] for f in FRACTIONS)):
             if max(rates) > rates[0]:
                 jumps.append(max(b - a for a, b in zip(rates, rates[1:])) / (max(rates) - rates[0]))
-    yield ("S2 openings", "success of the starting model rises with the opening; half of a question's rise or more in one jump",
-           " ".join(f"{rate:.3f}" for rate in curve) + f" at 0 to .8; one jump: {mean(jumps):.2f} of the rise",
-           verdict(all(a < b for a, b in zip(curve, curve[1:])) and mean(jumps) >= 0.5))
-    gaps = {arm: interval(differences(end["mixture"], end[arm])) for arm in ("plain", "sft", "weighted", "prefix-only")}
-    yield ("S3 PrefixRL against the others, points", "above plain RL, and above supervised training and RL, at equal operations, collection charged",
-           ", ".join(f"{arm} {points(gap)}" for arm, gap in gaps.items()), verdict(gaps["plain"][1] > 0 and gaps["sft"][1] > 0))
-    curves = {arm: [[(row["flops"], row[n]) for row in rows for n in row if n.startswith("eval/unsolved/avg@") and "stderr" not in n]
-                    for rows in metrics[arm]] for arm in ("mixture", "sft", "plain")}  # fmt: skip
+    yield (
+        "S2 openings",
+        "success of the starting model rises with the opening; half of a question's rise or more in one jump",
+        " ".join(f"{rate:.3f}" for rate in curve) + f" at 0 to .8; one jump: {mean(jumps):.2f} of the rise",
+        verdict(all(a < b for a, b in zip(curve, curve[1:])) and mean(jumps) >= 0.5),
+    )
+    gaps = {
+        arm: interval(differences(end["mixture"], end[arm]))
+        for arm in ("plain", "sft", "weighted", "prefix-only")
+    }
+    yield (
+        "S3 PrefixRL against the others, points",
+        "above plain RL, and above supervised training and RL, at equal operations, collection charged",
+        ", ".join(f"{arm} {points(gap)}" for arm, gap in gaps.items()),
+        verdict(gaps["plain"][1] > 0 and gaps["sft"][1] > 0),
+    )
+    curves = {
+        arm: [
+            [
+                (row["flops"], row[n])
+                for row in rows
+                for n in row
+                if n.startswith("eval/unsolved/avg@") and "stderr" not in n
+            ]
+            for rows in metrics[arm]
+        ]
+        for arm in ("mixture", "sft", "plain")
+    }
     ratios = []
     for ours, theirs in zip(curves["mixture"], curves["sft"], strict=True):
         best = max(score for _, score in theirs)
         reached = next((spent for spent, score in ours if score >= best), None)
         ratios.append(min(spent for spent, score in theirs if score == best) / reached if reached else 0.0)
-    yield ("S4 operations to reach the best of supervised training and RL", "PrefixRL needs fewer (paper: half)",
-           "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(ratios)) + " by seed (0: never reached)",
-           verdict(sorted(ratios)[len(ratios) // 2] > 1))
+    yield (
+        "S4 operations to reach the best of supervised training and RL",
+        "PrefixRL needs fewer (paper: half)",
+        "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(ratios)) + " by seed (0: never reached)",
+        verdict(sorted(ratios)[len(ratios) // 2] > 1),
+    )
     half_way = []
     for ours, theirs in zip(curves["mixture"], curves["plain"], strict=True):
-        spent = [next((cost - line[0][0] for cost, score in line if score >= theirs[-1][1] / 2), float("inf")) for line in (theirs, ours)]
+        spent = [
+            next((cost - line[0][0] for cost, score in line if score >= theirs[-1][1] / 2), float("inf"))
+            for line in (theirs, ours)
+        ]
         half_way.append(spent[0] / spent[1])
-    yield ("collection left out: operations to reach half of what plain RL ends at, plain RL's over PrefixRL's", "",
-           "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(half_way)) + " by seed", "reported")
-    yield ("S5 back-generalization", "trained on openings alone, success without them rises, interval above 0",
-           f"{points(gains['prefix-only'])} points", verdict(gains["prefix-only"][1] > 0))
-    kinds = {family: {arm: interval(differences(unsolved(found[arm], [family]), unsolved(start, [family]))) for arm in ("prefix-only", "mixture")}
-             for family in ("hard", "relay")}
-    part = lambda family, arm: kinds[family][arm][0]  # noqa: E731
-    yield ("S6 negative control: family relay, whose early sign never comes late",
-           "openings alone bring less there than on family hard; the mixture more",
-           "; ".join(f"{family}: openings {points(kind['prefix-only'])}, mixture {points(kind['mixture'])}" for family, kind in kinds.items()),
-           verdict(part("relay", "prefix-only") < part("hard", "prefix-only") and part("relay", "mixture") > part("relay", "prefix-only")))
-    yield "S7 the loss ends at the seam", "no gradient through predictions of the opening", "a unit test (tests/test_prefix_rl.py)", "held"
-    entropies = {"starting model": mean(one["entropy"] for one in start), "after supervised training": mean(one["entropy"] for one in taught)}
-    yield ("S8 entropy", "supervised training lowers it, before any RL",
-           ", ".join(f"{what} {value:.3f}" for what, value in entropies.items()) + " nats a token",
-           verdict(entropies["after supervised training"] < entropies["starting model"]))
-    force = {arm: {what: mean(one["gradients"][arm][what] for one in start) for what in ("signal", "noise")} for arm in start[0]["gradients"]}
+    yield (
+        "collection left out: operations to reach half of what plain RL ends at, plain RL's over PrefixRL's",
+        "",
+        "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(half_way)) + " by seed",
+        "reported",
+    )
+    yield (
+        "S5 back-generalization",
+        "trained on openings alone, success without them rises, interval above 0",
+        f"{points(gains['prefix-only'])} points",
+        verdict(gains["prefix-only"][1] > 0),
+    )
+    kinds = {
+        family: {
+            arm: interval(differences(unsolved(found[arm], [family]), unsolved(start, [family])))
+            for arm in ("prefix-only", "mixture")
+        }
+        for family in ("hard", "relay")
+    }
+
+    def part(family, arm):
+        return kinds[family][arm][0]
+
+    yield (
+        "S6 negative control: family relay, whose early sign never comes late",
+        "openings alone bring less there than on family hard; the mixture more",
+        "; ".join(
+            f"{family}: openings {points(kind['prefix-only'])}, mixture {points(kind['mixture'])}"
+            for family, kind in kinds.items()
+        ),
+        verdict(
+            part("relay", "prefix-only") < part("hard", "prefix-only")
+            and part("relay", "mixture") > part("relay", "prefix-only")
+        ),
+    )
+    yield (
+        "S7 the loss ends at the seam",
+        "no gradient through predictions of the opening",
+        "a unit test (tests/test_prefix_rl.py)",
+        "held",
+    )
+    entropies = {
+        "starting model": mean(one["entropy"] for one in start),
+        "after supervised training": mean(one["entropy"] for one in taught),
+    }
+    yield (
+        "S8 entropy",
+        "supervised training lowers it, before any RL",
+        ", ".join(f"{what} {value:.3f}" for what, value in entropies.items()) + " nats a token",
+        verdict(entropies["after supervised training"] < entropies["starting model"]),
+    )
+    force = {
+        arm: {what: mean(one["gradients"][arm][what] for one in start) for what in ("signal", "noise")}
+        for arm in start[0]["gradients"]
+    }
     ratio = {arm: f["signal"] / max(f["noise"], 1e-12) for arm, f in force.items()}
-    yield ("S9 gradient of the starting model", "signal to noise above that of plain RL; noise below that of importance-weighted RL",
-           "; ".join(f"{arm}: signal {f['signal']:.3f}, noise {f['noise']:.3f}, ratio {ratio[arm]:.2f}" for arm, f in force.items()),
-           verdict(ratio["mixture"] > ratio["plain"] and force["mixture"]["noise"] < force["weighted"]["noise"]))
-    yield "S10 openings of another model", "they work, perhaps less well", "there is one embedded model", "not tested"
-    yield "S11 another strategy than the opening's", "can take over", "these problems have one way to the answer", "not tested"
-    yield "S12 relatedness", "an unrelated context does not help", "the embedded model cannot read a second problem in its context", "not tested"
+    yield (
+        "S9 gradient of the starting model",
+        "signal to noise above that of plain RL; noise below that of importance-weighted RL",
+        "; ".join(
+            f"{arm}: signal {f['signal']:.3f}, noise {f['noise']:.3f}, ratio {ratio[arm]:.2f}"
+            for arm, f in force.items()
+        ),
+        verdict(ratio["mixture"] > ratio["plain"] and force["mixture"]["noise"] < force["weighted"]["noise"]),
+    )
+    yield (
+        "S10 openings of another model",
+        "they work, perhaps less well",
+        "there is one embedded model",
+        "not tested",
+    )
+    yield (
+        "S11 another strategy than the opening's",
+        "can take over",
+        "these problems have one way to the answer",
+        "not tested",
+    )
+    yield (
+        "S12 relatedness",
+        "an unrelated context does not help",
+        "the embedded model cannot read a second problem in its context",
+        "not tested",
+    )
     for arm in ("prefix-only", "band-.2", "band-.4", "band-.6"):
-        text = " ".join(f"{100 * mean(mean(one['by_fraction'][str(f)]) for one in found[arm]):.1f}" for f in FRACTIONS)
+        text = " ".join(
+            f"{100 * mean(mean(one['by_fraction'][str(f)]) for one in found[arm]):.1f}" for f in FRACTIONS
+        )
         band = ".4 to .8" if arm == "prefix-only" else f"{arm[5:]} and .2 more"
         yield f"success by opening, 0 to .8, after training on openings of {band}", "", text, "reported"
-    yield "success by opening, 0 to .8, of the starting model", "", " ".join(f"{100 * rate:.1f}" for rate in curve), "reported"
-    lines = [[line for line in read_record(folder / "traces.jsonl")] for folder in runs["mixture"]]
+    yield (
+        "success by opening, 0 to .8, of the starting model",
+        "",
+        " ".join(f"{100 * rate:.1f}" for rate in curve),
+        "reported",
+    )
+    counts = {what: mean(one["collected"][what] for one in start) for what in start[0]["collected"]}
     cost = mean(rows[0]["flops"] / rows[-1]["flops"] for rows in metrics["mixture"])
     leak = mean(rows[0]["prefix/has_answer"] for rows in metrics["mixture"])
-    yield ("cost and leaks", "", f"{mean(sum('trace' in line for line in some) for some in lines):.0f} traces of "
-           f"{mean(sum(not line['right'] for line in some) for some in lines):.0f} unsolved among {mean(map(len, lines)):.0f} questions; collection "
-           f"{share((cost, cost, cost)).split()[0]} of all operations; {leak:.3f} of the openings hold the answer", "reported")
+    yield (
+        "cost and leaks",
+        "",
+        "{traces:.0f} traces of {unsolved:.0f} unsolved among {questions:.0f} questions; ".format(**counts)
+        + f"collection {cost:.2f} of all operations; {leak:.3f} of the openings hold the answer",
+        "reported",
+    )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,8 @@ def spelled_out(given):
 
 def main(kind, given):
     torch.set_num_threads(1)
-    taught = Path(given[given.index("--out") + 1] + "-taught")
+    where = "--resume" if "--resume" in given else "--out"
+    taught = Path(given[given.index(where) + 1] + "-taught")
     lines = read_record(flag("traces", given))
     model, tokenizer = load_model(TINY["model"])
     parameters = sum(weight.numel() for weight in model.parameters())

@@ -1,19 +1,20 @@
-"""Repeat a script over several seeds and turn the logs into the table and the figure of the README.
+"""Repeat a script over several seeds and turn what was logged into the table and the figure of the README.
 
-    python results/run.py grpo                  # runs the seeds whose logs are missing, then writes results/grpo.md and results/grpo.png
-    python results/run.py grpo --seeds 0 1 2    # fewer seeds; --jobs 1: one after the other
-    python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4      # the same for several values of one setting -> results/grpo-lr.md
-    python results/run.py failure_prefix                               # all arms of a method, and the table of the paper's statements
+    python results/run.py lte                     # all arms and seeds -> results/lte.md, results/lte.png
+    python results/run.py grpo --seeds 0 1 2      # other seeds; --jobs 1: one after the other
+    python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4     # a setting's values, results/grpo-lr.md
 
-Logs stay in results/NAME/seed-N, NAME-SETTING/VALUE/seed-N or NAME/ARM/seed-N: metrics.jsonl, args.json (settings, versions, machine) and
-finished.txt, the table the run ended with. The arms of a method, what is measured on each trained model and what becomes of it are in
-results/claims_METHOD.py: ARMS, with the flags of each; COMMANDS, of arms that are not the method's own script; FEW, how many seeds suffice for an
-arm; SHOWN, PANELS, AGAINST and ZOOMED, the figure. Flags that are not known here go to the script.
+Tables and figures are made of results/METHOD.json.xz (see packed.py). A run that is missing there is made in
+results/logs/METHOD/ARM/seed-N, which git ignores, and its numbers are added. A run that was stopped goes on.
+
+What is run and shown is said in results/claims_METHOD.py, by the names in DEFAULTS and
+
+    ARMS         {arm: its flags}, in which FIRST is the first arm's folder of the same seed
+    statements   packed.Logs -> rows of the table; run as a script, the file measures a trained model
 """
 
 import argparse
 import importlib
-import json
 import re
 import shutil
 import statistics
@@ -21,47 +22,105 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib
+import packed
+from PIL import Image
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-RESULTS = Path(__file__).resolve().parent
-PANELS = {
-    r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
-    "reward": "training reward",
-    "frac_reward_zero_std": "share of silent groups",
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+SEEDS = (0, 1, 2, 3, 4)
+SCORE = r"eval/[^/]+/avg@\d+"
+DEFAULTS = {
+    "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
+    "SEEDS": SEEDS,  # of the published table
+    "FEW": {},  # {arm: how many of the seeds suffice}
+    # patterns of the metrics that the table needs; the last is for what tiny/README.md says of silent groups
+    "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
+    "SHOWN": None,  # arms in the figure; None: all
+    # the figure's panels, {pattern of a metric: title}
+    "PANELS": {
+        SCORE: "held-out score (avg@n)",
+        "reward": "training reward",
+        "frac_reward_zero_std": "share of silent groups",
+    },
+    "AGAINST": ("step", "step"),  # the metric on the x-axis, and what it is called
+    "ZOOMED": (),  # titles of panels that are not drawn from 0 to 1
 }
 
 
-def run_seed(method, group, seed, flags, claims=None):
-    """One run, or what is missing of it, in results/GROUP -> its rows of metrics.
+def plan_of(method, sweep):
+    """What is run and shown, by the names in DEFAULTS and ARMS.
 
-    claims: the method's, whose analysis of the trained model is written to analysis.json. In flags, FIRST is the first arm's folder of this seed.
+    sweep: a setting and its values, [] without one. claims: the module with the statements, None without.
     """
-    folder = RESULTS / group / f"seed-{seed}"
-    if not (folder / "finished.txt").exists():
-        where = str(folder.relative_to(RESULTS.parent))
-        script = getattr(claims, "COMMANDS", {}).get(folder.parent.name)
-        if script and folder.exists():  # only the scripts themselves can go on
-            shutil.rmtree(folder)
-        how = ["--resume", where] if (folder / "args.json").exists() else ["--out", where, "--seed", str(seed)]
-        first = str((RESULTS / group.split("/")[0] / next(iter(claims.ARMS)) / f"seed-{seed}").relative_to(RESULTS.parent)) if claims else ""
-        command = [sys.executable, *(script or [f"{method}.py"]), *how, *(flag.replace("FIRST", first) for flag in flags)]
-        done = subprocess.run(command, cwd=RESULTS.parent, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"error: {' '.join(command[1:])} failed: {done.stderr.strip().splitlines()[-1]}")
-        closing = done.stdout[done.stdout.rindex("\n", 0, done.stdout.rindex("before")) + 1 :]  # the table
-        if claims:
-            done = subprocess.run([sys.executable, claims.__file__, where, first], cwd=RESULTS.parent, capture_output=True, text=True)
-            if done.returncode:
-                raise SystemExit(f"error: the analysis of {where} failed: {done.stderr.strip().splitlines()[-1]}")
-        (folder / "finished.txt").write_text(closing)
-        for weights in [*folder.glob("checkpoint-*"), *folder.parent.glob(f"{folder.name}-taught")]:
-            shutil.rmtree(weights)
-        print(f"{folder.relative_to(RESULTS)} done", flush=True)
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    if sweep:
+        arms = {f"{sweep[0]}={value}": [f"--{sweep[0]}", value] for value in sweep[1:]}
+        return SimpleNamespace(**DEFAULTS, ARMS=arms, claims=None)
+    if not (ROOT / "results" / f"claims_{method}.py").exists():
+        return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None)
+    claims = importlib.import_module(f"claims_{method}")
+    return SimpleNamespace(**DEFAULTS | vars(claims), claims=claims)
+
+
+# ---- runs ----
+
+
+def ask(*command):
+    """Runs a Python script in the repository. If it fails, raises SystemExit with its last line."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip() or "?").splitlines()[-1]
+        raise SystemExit(f"error: {' '.join(map(str, command))} failed: {reason}")
+
+
+def run_seed(method, plan, arm, seed):
+    """One run, or what is missing of it, and what its claims measure -> its folder, without the weights."""
+    logs = RESULTS / "logs" / method
+    folder, first = logs / arm / f"seed-{seed}", logs / next(iter(plan.ARMS)) / f"seed-{seed}"
+    if (folder / "finished").exists():
+        return folder
+    script = plan.COMMANDS.get(arm, [f"{method}.py"])
+    how = "--resume" if (folder / "args.json").exists() else "--out"
+    ask(*script, how, folder, "--seed", seed, *(flag.replace("FIRST", str(first)) for flag in plan.ARMS[arm]))
+    if plan.claims:
+        ask(plan.claims.__file__, folder, first)
+    for weights in [*folder.glob("checkpoint-*"), *folder.parent.glob(f"{folder.name}-taught")]:
+        shutil.rmtree(weights)
+    (folder / "finished").touch()
+    print(f"{method} {arm} seed {seed} done", flush=True)
+    return folder
+
+
+def run_missing(method, plan, runs, seeds, jobs):
+    """Makes the wanted runs that are not in `runs`, {arm: {seed: run}}, and adds them -> how many were made.
+
+    seeds: {arm: those wanted}. jobs: runs at a time.
+    """
+    first, *others = plan.ARMS
+    missing = {arm: [n for n in some if str(n) not in runs.get(arm, {})] for arm, some in seeds.items()}
+    # what arms start from is not packed: the first arm is run again for them, and its packed numbers stay
+    starting = [arm for arm in others if any("FIRST" in flag for flag in plan.ARMS[arm])]
+    leading = sorted({seed for arm in [first, *starting] for seed in missing[arm]})
+    stages = [(first, seed) for seed in leading], [(arm, seed) for arm in others for seed in missing[arm]]
+    patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
+
+    def make(work):
+        return packed.pack(run_seed(method, plan, *work), patterns)
+
+    for stage in stages:
+        with ThreadPoolExecutor(jobs) as pool:
+            made = list(pool.map(make, stage))
+        for (arm, seed), run in zip(stage, made, strict=True):
+            runs.setdefault(arm, {}).setdefault(str(seed), run)
+    return sum(map(len, stages))
+
+
+# ---- tables ----
 
 
 def spread(values):
@@ -70,116 +129,150 @@ def spread(values):
     return f"{100 * statistics.mean(values):.1f} ± {100 * error:.1f}"
 
 
-def table(runs):
-    """Before and after, by evaluation set and level, as Markdown."""
+def markdown(head, rows):
+    """A Markdown table of its first line and the cells of each row."""
+    rule = "---".join("|" * head.count("|"))
+    return "\n".join([head, rule, *("| " + " | ".join(cells) + " |" for cells in rows)])
+
+
+def before_and_after(logs):
+    """Scores of the first arm before and after, by evaluation set and level, as Markdown."""
+    runs = logs.rows(logs.arms[0])
     evaluated = [[row for row in rows if any(name.startswith("eval/") for name in row)] for rows in runs]
     first, last = [rows[0] for rows in evaluated], [rows[-1] for rows in evaluated]
-    lines = [f"| | before | after step {last[0]['step']} | gain, worst to best seed | pass@k before | after |", "|---|---|---|---|---|---|"]
+    lines = []
     for name in (n for n in last[0] if re.search(r"/avg@\d+$", n)):
         passes = [n for n in last[0] if n.startswith(name.rsplit("/", 1)[0] + "/pass@")]
-        best = max(passes, key=lambda n: int(n.rsplit("@")[1]))
-        before, after = [r[name] for r in first], [r[name] for r in last]
-        gains = sorted(100 * (b - a) for a, b in zip(before, after))
-        cells = [name.removeprefix("eval/"), spread(before), spread(after), f"{gains[0]:+.1f} to {gains[-1]:+.1f}"]
-        lines.append("| " + " | ".join([*cells, spread([r[best] for r in first]), spread([r[best] for r in last])]) + " |")
-    seconds = [sum(row.get(f"time/{phase}", 0) for row in rows for phase in ("sample", "verify", "train", "evaluate")) for rows in runs]
-    took = f"{statistics.median(seconds):.0f} s a run ({min(seconds):.0f} to {max(seconds):.0f})"
-    return "\n".join(lines) + f"""
+        most = max(passes, key=lambda n: int(n.rsplit("@")[1]))
+        columns = [[row[what] for row in rows] for what in (name, most) for rows in (first, last)]
+        gains = sorted(100 * (after - before) for before, after in zip(*columns[:2]))
+        before, after, *passed = map(spread, columns)
+        gain = f"{gains[0]:+.1f} to {gains[-1]:+.1f}"
+        lines.append([name.removeprefix("eval/"), before, after, gain, *passed])
+    head = f"| | before | after step {last[0]['step']} | gain, worst to best seed | pass@k before | after |"
+    phases = ("sample", "verify", "train", "evaluate")
+    seconds = [sum(row.get(f"time/{phase}", 0) for row in rows for phase in phases) for rows in runs]
+    return f"""{markdown(head, lines)}
 
-Mean ± standard error over {len(runs)} seeds, in points; pass@k with the largest k measured. Sampling, checking, training and evaluating
-took {took}."""
-
-
-def sweep_table(setting, values, runs):
-    """Start, best and end of the held-out score and the silent share at the end, for each value of a setting, as Markdown."""
-    lines = [f"| {setting} | held-out avg@n before | at its best | at the end | silent groups, last 10 steps |", "|---|---|---|---|---|"]
-    for value, rows in zip(values, runs, strict=True):
-        name = next(n for n in rows[0][0] if re.fullmatch(r"eval/[^/]+/avg@\d+", n))
-        scores = [[row[name] for row in run if name in row] for run in rows]
-        silent = [statistics.mean(row["frac_reward_zero_std"] for row in run[-10:]) for run in rows]
-        cells = [value, *(spread(x) for x in ([s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores], silent))]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + f"\n\nMean ± standard error over {len(runs[0])} seeds, in points."
+Mean ± standard error over {len(runs)} seeds, in points; pass@k with the largest k measured. \
+Sampling, checking, training and evaluating
+took {statistics.median(seconds):.0f} s a run ({min(seconds):.0f} to {max(seconds):.0f})."""
 
 
-def figure(runs, file, panels=PANELS, against=("step", "step"), zoomed=()):
-    """runs: {name: rows of each seed}. Every seed as a thin line and their mean as a thick one, a colour for each name.
+def sweep_table(setting, logs):
+    """For each arm the held-out score at the start, its best and the end, and silent groups, as Markdown."""
+    lines = []
+    for arm in logs.arms:
+        runs = logs.rows(arm)
+        name = next(n for n in runs[0][0] if re.fullmatch(SCORE, n))
+        scores = [[row[name] for row in rows if name in row] for rows in runs]
+        silent = [statistics.mean(row["frac_reward_zero_std"] for row in rows[1:][-10:]) for rows in runs]
+        columns = [s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores], silent
+        lines.append([arm.removeprefix(f"{setting}="), *map(spread, columns)])
+    head = f"| {setting} | held-out avg@n before | at its best | at the end | silent groups, last 10 steps |"
+    return f"{markdown(head, lines)}\n\nMean ± standard error over {len(runs)} seeds, in points."
 
-    panels: {pattern of a metric: title}. against: the metric on the x-axis, and what it is called. zoomed: titles of panels not drawn from 0 to 1.
-    """
-    columns = min(3, len(panels))
-    fig, axes = plt.subplots(-(-len(panels) // columns), columns, squeeze=False, constrained_layout=True)
+
+def claims_table(claims, logs):
+    """The statements of a paper, as Markdown."""
+    return markdown("| | needed | measured | |", claims.statements(logs))
+
+
+def numbers_of_seeds(seeds):
+    """How many seeds the arms have, those with fewer than the most by name."""
+    most = max(map(len, seeds.values()))
+    parts = [f"{most} seeds"]
+    for fewer in sorted({len(some) for some in seeds.values()} - {most}):
+        parts.append(f"{fewer} for {', '.join(arm for arm, some in seeds.items() if len(some) == fewer)}")
+    return "; ".join(parts)
+
+
+# ---- figure ----
+
+
+def draw(axis, colour, label, series):
+    """A thin line for each seed and a thick one for their mean. series: for each seed its points (x, y)."""
+    for points in series:
+        axis.plot(*zip(*points), color=colour, alpha=min(0.3, 3 / len(series)), linewidth=1)
+    xs = [statistics.mean(x for x, _ in points) for points in zip(*series)]
+    ys = [statistics.mean(y for _, y in points) for points in zip(*series)]
+    axis.plot(xs, ys, color=colour, linewidth=2, label=label)
+
+
+def figure(plan, logs, file):
+    """A panel for each metric, a colour for each arm. plan: see DEFAULTS."""
+    runs = {arm: logs.rows(arm) for arm in plan.SHOWN or logs.arms}
+    x, x_label = plan.AGAINST
+    columns = min(3, len(plan.PANELS))
+    fig, axes = plt.subplots(-(-len(plan.PANELS) // columns), columns, squeeze=False, constrained_layout=True)
     fig.set_size_inches(4 * columns, 3.4 * len(axes))
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(plan.PANELS) :]:
         axis.remove()
-    for axis, (pattern, title) in zip(axes.flat, panels.items()):
-        for colour, (label, seeds) in enumerate(runs.items()):
+    for axis, (pattern, title) in zip(axes.flat, plan.PANELS.items()):
+        for place, (arm, seeds) in enumerate(runs.items()):
             name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
             if name is None or not any(row.get(name) for rows in seeds for row in rows):
                 continue  # not every arm has every metric, and some have it as 0 throughout
-            series = [[(row[against[0]], row[name]) for row in rows if name in row] for rows in seeds]
-            for points in series:
-                axis.plot(*zip(*points), color=f"C{colour}", alpha=min(0.3, 3 / len(seeds)), linewidth=1)
-            means = [[statistics.mean(values) for values in zip(*(axis_of(points) for points in series))]
-                     for axis_of in (lambda points: [x for x, _ in points], lambda points: [y for _, y in points])]  # fmt: skip
-            axis.plot(*means, color=f"C{colour}", linewidth=2, label=label)
-        axis.set(title=title, xlabel=against[1], ylim=(None, None) if title in zoomed else (0, max(1, axis.dataLim.ymax)))
+            series = [[(row[x], row[name]) for row in rows if name in row] for rows in seeds]
+            draw(axis, f"C{place}", arm, series)
+        low_to_high = (None, None) if title in plan.ZOOMED else (0, max(1, axis.dataLim.ymax))
+        axis.set(title=title, xlabel=x_label, ylim=low_to_high)
         axis.grid(alpha=0.3)
     if len(runs) > 1:
         axes[0, 0].legend(fontsize=8)
-    fig.savefig(file, dpi=150)
+    fig.savefig(file, dpi=110)
     plt.close(fig)
+    picture = Image.open(file).convert("RGB")
+    picture.quantize(256, dither=Image.Dither.NONE).save(file, optimize=True)  # a third of the size
 
 
-def run_arms(args, flags):
-    """Every arm of a method over the seeds, the table of statements and the figure of all arms."""
-    claims = importlib.import_module(f"claims_{args.method}")
-    first, *others = claims.ARMS
-    seeds_of = lambda arm: args.seeds[: getattr(claims, "FEW", {}).get(arm)]  # noqa: E731
-    for some in [first], others:  # the first arm leaves behind what the others start from
-        with ThreadPoolExecutor(args.jobs) as pool:
-            todo = [(arm, seed) for seed in args.seeds for arm in some if seed in seeds_of(arm)]
-            list(pool.map(lambda work: run_seed(args.method, f"{args.method}/{work[0]}", work[1], [*claims.ARMS[work[0]], *flags], claims), todo))
-    folders = {arm: [RESULTS / args.method / arm / f"seed-{seed}" for seed in seeds_of(arm)] for arm in claims.ARMS}
-    rows = ["| | needed | measured | |", "|---|---|---|---|"] + ["| " + " | ".join(row) + " |" for row in claims.statements(folders)]
-    device = json.loads((folders[first][0] / "args.json").read_text())["environment"]["device"]
-    command = " ".join(["python results/run.py", args.method, *sys.argv[2:]])
-    fewer = [f"{seeds} for {', '.join(arm for arm in claims.ARMS if len(folders[arm]) == seeds)}" for seeds in
-             sorted({len(some) for some in folders.values()} - {len(args.seeds)})]
-    text = f"`{command}` on {device}; {'; '.join([f'{len(args.seeds)} seeds', *fewer])}; intervals are 95 %\n\n" + "\n".join(rows) + "\n"
-    (RESULTS / f"{args.method}.md").write_text(text)
-    rows_of = lambda folder: [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]  # noqa: E731
-    runs = {arm: [rows_of(folder) for folder in folders[arm]] for arm in claims.SHOWN}
-    figure(runs, RESULTS / f"{args.method}.png", getattr(claims, "PANELS", PANELS), getattr(claims, "AGAINST", ("step", "step")),
-           getattr(claims, "ZOOMED", ()))
-    print(text)
+# ---- all of it ----
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def spelled_out(args):
+    """The command with what it takes by default, as tables quote it."""
+    words = ["python results/run.py", args.method]
+    if tuple(args.seeds) != SEEDS:
+        words += ["--seeds", *args.seeds]
+    words += ["--jobs", args.jobs]
+    if args.sweep:
+        words += ["--sweep", *args.sweep]
+    return " ".join(map(str, words))
+
+
+def main(argv=None):
+    keep_lines = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
     parser.add_argument("method", help="a script's name without .py")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the published table")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; one CPU core each")
-    parser.add_argument("--sweep", nargs="+", metavar=("SETTING", "VALUE"), help="repeat for each value of one setting")
-    args, flags = parser.parse_known_args()
-    if not (RESULTS.parent / f"{args.method}.py").exists():
+    many = {"nargs": "+", "default": [], "metavar": ("SETTING", "VALUE")}
+    parser.add_argument("--sweep", **many, help="repeat for each value of one setting")
+    args = parser.parse_args(argv)
+    if not (ROOT / f"{args.method}.py").exists():
         raise SystemExit(f"error: there is no {args.method}.py to run")
-    if (RESULTS / f"claims_{args.method}.py").exists() and not args.sweep:
-        return run_arms(args, flags)
-    setting, *values = args.sweep or ["", ""]
-    name = f"{args.method}-{setting}" if setting else args.method
-    todo = [(args.method, f"{name}/{value}" if setting else name, seed, [*flags, *([f"--{setting}", value] if setting else [])])
-            for value in values for seed in args.seeds]
-    with ThreadPoolExecutor(args.jobs) as pool:
-        done = list(pool.map(lambda work: run_seed(*work), todo))
-    runs = [done[i : i + len(args.seeds)] for i in range(0, len(done), len(args.seeds))]  # by value
-    command = " ".join(["python results/run.py", args.method, *sys.argv[2:]])
-    machine = json.loads((RESULTS / todo[0][1] / f"seed-{args.seeds[0]}" / "args.json").read_text())["environment"]["device"]
-    text = sweep_table(setting, values, runs) if setting else table(runs[0])
-    (RESULTS / f"{name}.md").write_text(f"`{command}` on {machine}\n\n{text}\n")
-    if not setting:
-        figure({args.method: runs[0]}, RESULTS / f"{name}.png")
-    print((RESULTS / f"{name}.md").read_text())
+    plan = plan_of(args.method, args.sweep)
+    args.seeds = args.seeds or plan.SEEDS
+    seeds = {arm: args.seeds[: plan.FEW.get(arm)] for arm in plan.ARMS}
+
+    file = RESULTS / f"{args.method}.json.xz"
+    runs = packed.load(file)
+    if run_missing(args.method, plan, runs, seeds, args.jobs):
+        packed.save(file, runs)
+
+    logs = packed.Logs(runs, seeds)
+    name, text = args.method, f"`{spelled_out(args)}` on {logs.device()}"
+    if plan.claims:
+        text += f"; {numbers_of_seeds(seeds)}; intervals are 95 %\n\n{claims_table(plan.claims, logs)}\n"
+    elif args.sweep:
+        name += f"-{args.sweep[0]}"
+        text += f"\n\n{sweep_table(args.sweep[0], logs)}\n"
+    else:
+        text += f"\n\n{before_and_after(logs)}\n"
+    (RESULTS / f"{name}.md").write_text(text)
+    if not args.sweep:
+        figure(plan, logs, RESULTS / f"{name}.png")
+    print(text)
 
 
 if __name__ == "__main__":

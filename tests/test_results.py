@@ -1,6 +1,12 @@
-"""What is quoted from results/: tables are what the code makes of the logs that lie beside them, and the controls that are scripts of their own."""
+"""What is quoted from results/: tables are made of the numbers that lie beside them, and what is missing is run.
 
-import importlib
+And the controls that are scripts of their own.
+"""
+
+import json
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,16 +20,103 @@ sys.path.insert(0, str(RESULTS))
 import analysis  # noqa: E402
 import erpo_permuted  # noqa: E402
 import failure_prefix_scored as scored  # noqa: E402
+import packed  # noqa: E402
+import run  # noqa: E402
 
-TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py")) if RESULTS.joinpath(f"{path.stem[7:]}.md").exists()]
+TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
+MADE_BY = {method: [method] for method in ["grpo", *TABLES]}
+MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "--sweep", "lr", "2e-4", "4e-4", "8e-4"]
 
 
-@pytest.mark.parametrize("method", TABLES)
-def test_a_table_is_made_of_the_logs_beside_it(method):
-    claims, table = importlib.import_module(f"claims_{method}"), (RESULTS / f"{method}.md").read_text()
-    folders = {arm: sorted((RESULTS / method / arm).glob("seed-*"), key=lambda folder: int(folder.name[5:])) for arm in claims.ARMS}
-    rows = ["| " + " | ".join(row) + " |" for row in claims.statements(folders)]
-    assert table.endswith("\n|---|---|---|---|\n" + "\n".join(rows) + "\n")
+def refuse(*work):
+    raise AssertionError(f"{work} is run")
+
+
+@pytest.mark.parametrize("table", MADE_BY)
+def test_a_table_is_made_of_the_numbers_beside_it(table, tmp_path, monkeypatch, capsys):
+    """To the letter, and without a run; the figure as well."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "run_seed", refuse)
+    shutil.copy(RESULTS / f"{MADE_BY[table][0]}.json.xz", tmp_path)
+    run.main(MADE_BY[table])
+    assert (tmp_path / f"{table}.md").read_text() == (RESULTS / f"{table}.md").read_text()
+    drawn = tmp_path / f"{table}.png"
+    assert "--sweep" in MADE_BY[table] or 10_000 < drawn.stat().st_size < 200_000
+
+
+@pytest.mark.parametrize("method", ["grpo", *TABLES])
+def test_only_what_tables_and_figures_need_is_kept(method):
+    plan, runs = run.plan_of(method, []), packed.load(RESULTS / f"{method}.json.xz")
+    patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
+    arms = [arm for arm in runs if "=" not in arm]
+    assert arms == sorted(plan.ARMS)
+    for arm in arms:
+        assert len(runs[arm]) == len(plan.SEEDS[: plan.FEW.get(arm)])
+        names = {name for kept in runs[arm].values() for name in kept["metrics"]}
+        assert all(any(re.fullmatch(pattern, name) for pattern in patterns) for name in names)
+
+
+def test_a_checkout_is_light():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=RESULTS.parent, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [RESULTS.parent / name for name in listed.stdout.split("\0") if name]
+    assert sum(file.stat().st_size for file in files if file.exists()) < 6e6
+
+
+def finished_run(folder, number):
+    """A run's folder as the scripts leave it."""
+    folder.mkdir(parents=True)
+    environment = {"device": "abacus", "command": ["grpo.py", "--out", str(folder)]}
+    (folder / "args.json").write_text(json.dumps({"settings": {}, "environment": environment}))
+    rows = [{"step": 0, "eval/test/avg@4": 0.1, "kl": 0.3}, {"step": 1, "reward": number}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "analysis.json").write_text(json.dumps({"right": [3, 1]}))
+    return folder
+
+
+def test_packing_keeps_numbers_as_they_are(tmp_path):
+    one = packed.pack(finished_run(tmp_path / "a", 1 / 3), ["step", run.SCORE, "reward"])
+    assert one["environment"] == {"device": "abacus"} and "kl" not in one["metrics"]
+    packed.save(tmp_path / "x", {"a": {"10": one, "9": one}, "b": {"0": one}})
+    packed.save(tmp_path / "y", {"b": {"0": one}, "a": {"9": dict(reversed(one.items())), "10": one}})
+    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    logs = packed.Logs(packed.load(tmp_path / "x"))
+    assert logs.seeds == {"a": ["9", "10"], "b": ["0"]} and logs.device() == "abacus"
+    assert logs.rows("b") == [[{"step": 0, "eval/test/avg@4": 0.1}, {"step": 1, "reward": 1 / 3}]]
+    assert logs.measured("a") == [{"right": [3, 1]}] * 2 and logs.measured("a", "start") == []
+
+
+def test_what_is_missing_is_run(tmp_path, monkeypatch):
+    """And the first arm once more for what starts from its folder; numbers that are there stay."""
+    made = []
+
+    def run_seed(method, plan, arm, seed):
+        made.append((arm, seed))
+        return finished_run(tmp_path / arm / str(seed), seed)
+
+    monkeypatch.setattr(run, "run_seed", run_seed)
+    plan = run.plan_of("grpo", [])
+    plan.ARMS = {"first": [], "alone": ["--lr", "1"], "behind": ["--bank", "FIRST/bank.jsonl"]}
+    runs = {"first": {"0": "kept", "1": "kept"}, "alone": {"0": "kept"}, "behind": {"1": "kept"}}
+    assert run.run_missing("grpo", plan, runs, {arm: [0, 1] for arm in plan.ARMS}, jobs=1) == 3
+    assert made == [("first", 0), ("alone", 1), ("behind", 0)]
+    assert {arm: sorted(some) for arm, some in runs.items()} == {arm: ["0", "1"] for arm in plan.ARMS}
+    assert runs["first"] == {"0": "kept", "1": "kept"}
+    assert runs["behind"]["0"]["metrics"]["reward"] == [None, 0]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_missing_is_run_and_packed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    command = ["grpo", "--seeds", "0", "--jobs", "1", "--sweep", "steps", "1"]
+    run.main(command)
+    folder, table = tmp_path / "logs/grpo/steps=1/seed-0", (tmp_path / "grpo-steps.md").read_text()
+    assert (folder / "finished").exists() and not list(folder.glob("checkpoint-*"))
+    shutil.rmtree(tmp_path / "logs")
+    monkeypatch.setattr(run, "run_seed", refuse)
+    run.main(command)  # from the packed numbers
+    assert (tmp_path / "grpo-steps.md").read_text() == table and "\n| 1 | " in table
 
 
 def test_the_readme_quotes_the_tables():
@@ -31,14 +124,16 @@ def test_the_readme_quotes_the_tables():
     for method in TABLES:
         section = readme.split(f"### `{method}.py`")[1].split("\n### ")[0].split("\n## ")[0]
         rows = (RESULTS / f"{method}.md").read_text().splitlines()
-        quoted = [row for row in section.splitlines() if row.endswith(("| held |", "| **failed** |", "| reported |"))]
+        verdicts = ("| held |", "| **failed** |", "| reported |")
+        quoted = [row for row in section.splitlines() if row.endswith(verdicts)]
         held, failed = (sum(row.endswith(end) for row in rows) for end in ("| held |", "| **failed** |"))
         assert len(quoted) >= 4 and set(quoted) <= set(rows), method
         assert f"{held} of {held + failed} statements held; [all rows](results/{method}.md)" in section
 
 
 def test_intervals_over_paired_seeds():
-    assert analysis.differences([[3, 5], [1, 1], [9, 9]], [[1, 1], [0, 2]]) == [[2, 4], [1, -1]]  # the seeds that both have
+    ones, others = [[3, 5], [1, 1], [9, 9]], [[1, 1], [0, 2]]
+    assert analysis.differences(ones, others) == [[2, 4], [1, -1]]  # the seeds that both have
     assert analysis.interval([[0.5, 0.5], [0.5, 0.5]]) == (0.5, 0.5, 0.5)
     mean, low, high = analysis.interval([[0.0, 1.0] * 20] * 5)
     assert mean == 0.5 and 0.4 < low < 0.5 < high < 0.6  # 200 coins: two standard errors are .07
@@ -46,8 +141,10 @@ def test_intervals_over_paired_seeds():
 
 def test_an_opening_is_scored_as_well(monkeypatch):
     monkeypatch.setattr(scored, "SIZES", {(5, 6, 7): 2})
-    batch = scored.collate([Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True), Rollout([5, 6], [9], [-0.3], True)])
-    assert batch["completion_mask"].int().tolist() == [[1, 1, 1, 1], [0, 1, 0, 0]]  # 6, 7, 8, 2 are predicted; 9 has no opening
+    opened, plain = Rollout([5, 6, 7], [8, 2], [-0.1, -0.2], True), Rollout([5, 6], [9], [-0.3], True)
+    batch = scored.collate([opened, plain])
+    # 6, 7, 8, 2 are predicted; 9 has no opening
+    assert batch["completion_mask"].int().tolist() == [[1, 1, 1, 1], [0, 1, 0, 0]]
     assert batch["generated_mask"].int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0]]
 
 
