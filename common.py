@@ -1,5 +1,4 @@
-"""What the six scripts share and a reader should know: model, sampler, reward, log-probabilities, loss,
-evaluation.
+"""What all scripts share and a reader should know: model, sampling, reward, log-probs, loss, evaluation.
 
 Read it once; no method needs it reopened. What nobody has to read (flags, files, checkpoints, torchrun) is in
 plumbing/.
@@ -187,8 +186,7 @@ class TransformersSampler:
                 for context, temperature, ids, values, size, ended in zip(contexts, temperatures, *columns)]
 
     def _read_prompts(self, contexts):
-        """Logits of the first token, attention mask and cache, a row for each context. A group reads its
-        prompt once."""
+        """Logits of the first token, mask and cache, a row a context. A group reads its prompt once."""
         device, width = self.model.device, max(map(len, contexts))
         distinct = [i for i in range(len(contexts)) if i == 0 or contexts[i] is not contexts[i - 1]]
         copies = [b - a for a, b in zip(distinct, distinct[1:] + [len(contexts)], strict=True)]
@@ -254,8 +252,7 @@ class VLLMSampler:
         atexit.register(self.close)
 
     def _weights(self):
-        """(name, tensor) of every weight. All ranks must run through it together: full_tensor() is a
-        collective."""
+        """(name, tensor) of every weight. All ranks must run through it together: a collective."""
         for name, weight in self.model.named_parameters():
             weight = weight.detach().to(self.dtype)
             weight = weight.full_tensor() if isinstance(weight, DTensor) else weight
@@ -278,8 +275,7 @@ class VLLMSampler:
             raise RuntimeError("vLLM did not empty its prefix cache: a request is still running")
 
     def sleep(self):
-        """Give the GPU's memory back until the next sync(). Weights and cache are dropped, not moved to the
-        host."""
+        """Give the GPU's memory back until the next sync(). Weights and cache are dropped, not moved."""
         if self.cuda and not self.asleep:
             self.llm.sleep(level=2)
             torch.cuda.empty_cache()
@@ -337,8 +333,7 @@ def which_sampler(name):
 
 
 def make_sampler(name, model, tokenizer, rows=256, **engine):
-    """The sampler called `name`: "vllm", "transformers", or "auto": vLLM where there is a GPU and the
-    package.
+    """The sampler called `name`: "vllm", "transformers", or "auto": vLLM if there is a GPU and the package.
 
         sampler = make_sampler("auto", model, tokenizer)
         sampler.sync()                              # the weights just trained, before anything is drawn
@@ -384,16 +379,14 @@ def score_rollouts(rollouts, golds, tokenizer, reward=verify, counts=None):
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-probability and entropy of tokens without ever holding the (N, V) logits: tile by tile, recomputed
-    in the backward pass."""
+    """Log-probability and entropy of tokens. The (N, V) logits are never held: they are made tile by tile."""
 
     # Tokens and logits at a time: in float32 8 MB, which stay in a CPU's cache; 32 times that on a GPU.
     ROWS, TILE = 1024, 2**21
 
     @staticmethod
     def tiles(hidden, weight, targets, inverse):
-        """Slices of the tokens and of the vocabulary, the inputs and logits of both, and each target's column
-        and whether it lies in this tile."""
+        """Slices of tokens and vocabulary, inputs, logits, each target's column, and whether it is in here."""
         rows = min(len(hidden), _TokenLogps.ROWS)
         columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         exact = hidden.dtype == inverse.dtype
@@ -460,8 +453,7 @@ class _TokenLogps(torch.autograd.Function):
 
 
 def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
-    """Log-probability of each target under softmax(hidden @ weight.T / temperature) -> (N,), float32 or
-    float64.
+    """Log-probability of each target under softmax(hidden @ weight.T / temperature) -> (N,).
 
     hidden (N, D): last hidden states, each at the position before its target. weight (V, D): the output head.
     targets (N,): token ids. temperature: a number or a tensor (N,), above 0. with_entropy: also return the
@@ -477,8 +469,8 @@ def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
 
 
 def micro_batches(rollouts, max_tokens):
-    """Cut rollouts into batches of at most max_tokens, padding included (memory only: the gradient stays the
-    same).
+    """Cut rollouts into batches of at most max_tokens, padding included: memory only, the gradient is the
+    same.
 
     Longest first: if memory runs out, it does so at once and not after an hour. With torchrun, this rank's
     part.
@@ -534,8 +526,7 @@ def collate(rollouts, device="cpu", padding_side="right"):
 
 
 def completion_logps(model, batch, temperatures):
-    """Log-probabilities and entropies of a collated batch's responses -> two tensors (B, L-1), 0 outside
-    their mask.
+    """Log-probabilities and entropies of a collated batch's responses -> two (B, L-1), 0 outside the mask.
 
     temperatures (B,): each row's; the logits are divided by it.
     """
@@ -578,8 +569,7 @@ def importance_weights(batch, cap):
 
 
 def sampling_gap(batches, step, limit):
-    """How far the trainer's log-probabilities are from the sampler's, over the scored tokens -> dict of
-    metrics.
+    """How far the trainer's log-probabilities are from the sampler's, over scored tokens -> dict of metrics.
 
     batches: collated, with old_per_token_logps; without any, {}. The importance sampling ratio is exp(trainer
     - sampler). Raises InputError if the mean absolute difference exceeds limit (nats) or is not a number.
@@ -613,8 +603,7 @@ def sampling_gap(batches, step, limit):
 
 
 def group_advantages(rewards, scale_by_std=True, eps=1e-4):
-    """Rewards (questions, G) -> advantages (questions, G): reward minus its group's mean, over the group's
-    deviation.
+    """Rewards (questions, G) -> advantages (questions, G): minus the group's mean, over its deviation.
 
     DeepSeekMath (arXiv 2402.03300) section 4.1.2; scale_by_std=False is Dr. GRPO's (arXiv 2503.20783). The
     standard deviation has the divisor G-1. A zero-variance group, whose rewards are all equal, gets exactly

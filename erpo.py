@@ -138,14 +138,13 @@ def ra_advantage(group_size):
 
 
 def scoring(temperatures, mode):
-    """(4) The temperature at which each row's log-probabilities are taken. temperatures (B,): that of the
-    sampling."""
+    """(4) The temperature at which each row's log-probabilities are taken. temperatures (B,): the
+    sampling's."""
     return temperatures if mode == "score_T" else torch.ones_like(temperatures)
 
 
 def scoring_weights(batch, mode, cap):
-    """(4) importance_weights (B, L-1) where a response is scored at the temperature of its sampling,
-    elsewhere 1."""
+    """(4) importance_weights (B, L-1) where a response is scored as it was sampled, elsewhere 1."""
     weights = importance_weights(batch, cap)
     if weights is None:
         return None
@@ -154,8 +153,7 @@ def scoring_weights(batch, mode, cap):
 
 
 def comparable(batches, mode):
-    """The batches, their masks without responses scored at another temperature than that of their
-    sampling."""
+    """The batches, masks without the responses that are scored otherwise than they were sampled."""
     masks = []
     for batch in batches:
         alike = scoring(batch["temperatures"], mode) == batch["temperatures"]

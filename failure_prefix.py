@@ -83,8 +83,7 @@ SETTINGS = {
 
 
 def first_failure(rollouts):
-    """The first response that ended by itself with a wrong answer, or None. One cut off is no wrong
-    answer."""
+    """The first response that ended by itself with a wrong answer, or None: one cut off does not count."""
     return next((r for r in rollouts if r.finished and not r.right), None)
 
 
@@ -114,8 +113,7 @@ def choose_cut(line, tau, fixed_cut=0.0):
 
 
 def mine(questions, draw, *, samples, low, high, cuts, cut_samples):
-    """Screen questions, and try cuts of one failure of each saturated one -> a line of the bank for each
-    question.
+    """Screen questions, and try cuts of one failure of each saturated one -> a line of the bank for each.
 
     draw(questions, n): n scored rollouts of each -> list of lists. A question is saturated if low..high of
     its samples are right, and usable if one of the others ended by itself; then its line has "failure", token
@@ -139,10 +137,9 @@ def mine(questions, draw, *, samples, low, high, cuts, cut_samples):
 
 
 def training_items(lines, problems, *, arm, tau, fixed_cut):
-    """What an arm trains on, from the lines of a bank -> problems whose prompt_ids include the prefix, and
-    "prefix", its length.
+    """What an arm trains on -> problems whose prompt_ids include the prefix, and "prefix", its length.
 
-    problems: by id. arm: "failure", or "plain" for no prefix.
+    lines: of a bank. problems: by id. arm: "failure", or "plain" for no prefix.
     """
     items = []
     for line in lines:

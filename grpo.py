@@ -1,5 +1,4 @@
-"""GRPO, the baseline. Group Relative Policy Optimization: DeepSeekMath, arXiv 2402.03300, as in DAPO, arXiv
-2503.14476.
+"""GRPO, the baseline: Group Relative Policy Optimization. arXiv 2402.03300 (DeepSeekMath), 2503.14476 (DAPO).
 
     python grpo.py                                  the tiny model on a laptop CPU, a few minutes
     python grpo.py --model Qwen/Qwen2.5-Math-7B     the same code with the left column of the settings below

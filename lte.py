@@ -116,8 +116,7 @@ def hinted_question(question, answers, cut_off, *, hint, separator, instruction,
 
 
 def retry_prompts(questions, groups, tokenizer, **texts):
-    """(1) Prompt ids to ask all-wrong questions again with, or None. groups: G responses to each. texts: as
-    above."""
+    """(1) Prompt ids to ask all-wrong questions again with, or None. groups: G responses to each."""
     prompts = []
     for question, group in zip(questions, groups, strict=True):
         responses = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in group]
@@ -128,8 +127,7 @@ def retry_prompts(questions, groups, tokenizer, **texts):
 
 
 def refine(group, retries, rng):
-    """(2) Right retries take the places of as many wrong members, picked at random -> the group, and their
-    number.
+    """(2) Right retries take the places of as many wrong members, picked at random -> group, their number.
 
     group: the G responses, all wrong. retries: the others, right and wrong; wrong ones are dropped.
     """
@@ -167,8 +165,7 @@ def retry_all_wrong(run, step, questions, rollouts):
 
 def lte_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, hinted, gamma, clip_low,
              clip_high, importance_weights, **terms):
-    """(3) GRPO's loss for plain members; the shaped ratio without a clip for hinted ones -> (loss,
-    statistics).
+    """(3) GRPO's loss for plain members, the shaped ratio for hinted ones -> (loss, statistics).
 
     Log-probs, mask and importance_weights (B, L-1); old ones of hinted members: those under the hint.
     advantages (B,). hinted: whether all of them are, or none. terms: as in common.batch_loss. statistics:

@@ -1,5 +1,4 @@
-"""Positive-negative pairing and Weighted GRPO: two well chosen questions are enough for a while. arXiv
-2602.03452.
+"""Positive-negative pairing and Weighted GRPO: training on two well chosen questions. arXiv 2602.03452.
 
     python pos_neg_pairing.py                                 the tiny model on a laptop CPU, some minutes
     python pos_neg_pairing.py --model Qwen/Qwen2.5-Math-7B    the same code with the settings' left column
@@ -91,8 +90,7 @@ PANELS = {r"eval/[^/]+/pass@8": "held-out pass@8", r"pair/reward_.*": "success o
 
 
 def choose_pair(rates, *, group_size, band, rng, hard=None):
-    """(1) Ids of q+ and q-, drawn by rng from the bands [1/G, c/G] and [1 - c/G, 1 - 1/G] of success in the
-    probe.
+    """(1) Ids of q+ and q-, drawn by rng from the bands [1/G, c/G] and [1 - c/G, 1 - 1/G] of the probe.
 
     rates: {id: share of right answers}. band: c. hard: ids that q+ has to come from, and q- not (None: no
     matter). Raises InputError if a band is empty.
@@ -145,8 +143,7 @@ def find_pair(run, pool, hard):
 
 
 def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0, scale_by_std=True):
-    """(3) Advantages (copies, G) from rewards (copies, G) and roles (copies,): 1 for q+, -1 for q-, 0 for
-    neither.
+    """(3) Advantages (copies, G) from rewards (copies, G) and roles (copies,): 1 for q+, -1 for q-, else 0.
 
     per_prompt    outcomes 1 and -lambda_neg, each copy standardised alone: the weight cancels
     role_pooled   q+ counts successes (1, else 0), q- failures (-lambda_neg, else 0), standardised over a copy

@@ -120,8 +120,7 @@ def find_trace(questions, draw, *, screen, attempts, block=64):
 
 
 def training_set(questions, traces, *, arm, cuts, low, high, seed):
-    """What an arm trains on -> problems whose prompt_ids include the prefix, and "prefix", its ids ([]:
-    none).
+    """What an arm trains on -> problems whose prompt_ids include the prefix, and "prefix", its ids.
 
     questions: problems by id. traces: {id: ids}. The cuts depend on the seed and the question only: they are
     the same over the whole run, after a resume, and in every arm.
@@ -169,8 +168,7 @@ def flops(parameters, tokens, *, training):
 
 
 def collect(run):
-    """(1) Screen questions and buy traces, or read those of an earlier run -> {question id: trace}, tokens
-    spent.
+    """(1) Screen questions and buy traces, or read those of an earlier run -> {id: trace}, tokens spent.
 
     Raises InputError if there is no trace.
     """

@@ -4,8 +4,7 @@ from transformers.cache_utils import DynamicLayer
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values with room for the tokens to come: transformers' own layer copies all for every new
-    token."""
+    """Keys and values with room for the tokens to come: transformers' own copies all for every token."""
 
     ROOM = 32
     buffers = None

@@ -28,8 +28,7 @@ SMOOTH = 10  # steps whose mean the line is; single ones are its shadow
 
 
 def plot_curves(folders, file=None):
-    """Draw the metrics of one run, or of several in one figure, to `file` (none: curves.png in the first
-    folder).
+    """Draw the metrics of one run, or of several to `file` (none: curves.png in the first folder).
 
     Three panels are always there. A script may name others, which the first folder's args.json holds:
     {pattern of metrics: title}; length, entropy and gradient norm fill up the six. The x-axis is the step, or

@@ -60,15 +60,13 @@ def hub_rows(source):
 
 
 def set_name(source):
-    """The short name of a data set in metrics: tiny/test.jsonl -> test, HuggingFaceH4/MATH-500@test ->
-    MATH-500."""
+    """The short name of a data set in metrics: tiny/test.jsonl -> test, Hugging/MATH-500@test -> MATH-500."""
     name = Path(re.split("[:@]", str(source))[0]).name
     return name.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
 
 
 def pick_column(row, names, flag, origin):
-    """The first of the named columns (dots descend) that the row has. Raises InputError with the flag to map
-    one."""
+    """The first of the named columns (dots descend) that the row has. Raises InputError."""
     for name in names:
         value = row if isinstance(row, dict) else {}
         for part in name.split("."):
@@ -83,8 +81,9 @@ def pick_column(row, names, flag, origin):
 
 def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf, question_column="",
                   answer_column="", check_answers=True):
-    """Problems with a checkable answer -> list of {"id", "problem", "answer", "prompt_ids", "origin"}, and
-    "level" where the source has it.
+    """Problems with a checkable answer -> list of {"id", "problem", "answer", "prompt_ids", "origin"}.
+
+    Also "level" where the source has it.
 
     problem is a text or a list of chat messages, answer a text. A worked solution is reduced to its last box,
     or to what follows `####`; of several answers in a list the first is taken. Problems whose answer

@@ -44,8 +44,7 @@ def start():
 
 
 def leave():
-    """gloo's threads let go of the last tensors holding the interpreter's lock; asking for it later
-    aborts."""
+    """gloo's threads let go of the last tensors with the interpreter's lock in hand, while there is one."""
     time.sleep(0.2)  # gives them the lock
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -77,8 +76,7 @@ def sum_over_ranks(sums):
 
 
 def split_work(items, work):
-    """work(part) -> one result for each item of a part. Every rank does its part; all get all results, in
-    order."""
+    """work(part) -> one result for each item of a part. Every rank does its part and gets all results."""
     results = [None] * len(items)
     for rank, part in enumerate(all_gather(work(items[RANK::WORLD_SIZE]))):
         results[rank::WORLD_SIZE] = part
@@ -86,15 +84,15 @@ def split_work(items, work):
 
 
 def my_batches(batches, filler):
-    """This rank's part of the batches. Each forward pass gathers weights from all ranks, so all get as many:
-    where one is missing, `filler` takes its place."""
+    """This rank's part of the batches, and `filler` where one is missing.
+
+    Each forward pass gathers weights from all ranks, so all must make as many."""
     most = -(-len(batches) // WORLD_SIZE)
     return (batches[RANK::WORLD_SIZE] + [filler])[:most]
 
 
 class ShardedSampler:
-    """A sampler that draws for every engines-th context with this rank's own one, and returns what all ranks
-    drew.
+    """A sampler that draws a share of the samples with this rank's own one, and returns what all ranks drew.
 
     tensor_parallel: ranks that share an engine, and must ask it for the same samples.
     """
@@ -151,8 +149,7 @@ def shard(model, dtype, score):
 
 
 def unshard(model):
-    """Keep whole weights on every rank until reshard(): sampling takes as many forward passes as samples are
-    long."""
+    """Keep whole weights on every rank until reshard(): sampling takes many forward passes."""
     for part in model.modules():
         if isinstance(part, FSDPModule):
             part.set_reshard_after_forward(False, recurse=False)
@@ -175,8 +172,7 @@ def sum_gradients(weights):
 
 
 def full_tensors(state):
-    """Sharded tensors in one piece, on the host: a tensor, or all in a dict or list. All ranks must take
-    part."""
+    """Sharded tensors in one piece, on the host: a tensor, or those in a dict or list. A collective."""
     if isinstance(state, DTensor):
         return state.full_tensor().cpu()
     if isinstance(state, dict):
@@ -185,8 +181,7 @@ def full_tensors(state):
 
 
 def shard_like(tensor, like):
-    """This rank's shard of a whole tensor, laid out as `like`; the tensor itself if that is no shard of its
-    shape."""
+    """This rank's shard of a whole tensor, laid out as `like`; the tensor itself if that is no shard."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -9,8 +9,7 @@ from plumbing import InputError, distributed
 
 def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing, micro_batch_tokens, engine,
                   gpus=1):
-    """What one GPU has to hold, in GB of 1e9 bytes -> {part: GB}. Computed, not measured; activations are an
-    estimate.
+    """What one GPU has to hold, in GB of 1e9 bytes -> {part: GB}. Computed, not measured.
 
     config: the model's; parameters: their number; masters: "gpu" or "cpu"; engine: GB that the sampler's
     engine takes while it samples. gpus: over how many weights, gradients, masters and moments are spread, in

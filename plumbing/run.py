@@ -73,8 +73,7 @@ class Folder:
         self.tracker = make_tracker(args.report_to, self.out, vars(args), reached)
 
     def new_folder(self, script):
-        """--out, or the first runs/SCRIPT-MODEL[-NUMBER] that is not there. Raises InputError if it is
-        taken."""
+        """--out, or the first runs/SCRIPT-MODEL[-NUMBER] that is free. Raises InputError."""
         model = "tiny" if self.args.model == TINY_MODEL else Path(self.args.model).name
         name = f"{Path(script).stem}-{model}"
         out, number = Path(self.args.out or Path("runs") / name), 1
@@ -87,8 +86,7 @@ class Folder:
         return out
 
     def stop(self, signal_number, frame):
-        """Ctrl-C, or a scheduler's request to end: leave by the ordinary way out, which ends engine and
-        verifier."""
+        """Ctrl-C, or a scheduler's request to end: leave by the way that ends engine and verifier."""
         name = signal.Signals(signal_number).name
         if not distributed.is_main():
             raise SystemExit(1)
@@ -108,8 +106,7 @@ class Folder:
         tqdm.write(text)
 
     def log(self, step, metrics):
-        """Append one row to metrics.jsonl and show what matters of it on the progress bar. Raises
-        InputError."""
+        """Append one row to metrics.jsonl and show the gist on the progress bar. Raises InputError."""
         self.rows.append({"step": step, **metrics})
         try:
             append(self.metrics_file, self.rows[-1:])
@@ -176,8 +173,7 @@ class Run(Folder):
                              longest_prompt=self.longest_prompt, **columns)
 
     def steps(self, **metrics):
-        """Evaluate the starting model, unless that is done; then the steps that are not done, with a progress
-        bar.
+        """Evaluate the starting model, unless that is done; then yield the steps that are not done.
 
         metrics: what else to log before step 1.
         """
@@ -265,8 +261,7 @@ class Run(Folder):
             self.save(step, **stateful)
 
     def restore(self, **stateful):
-        """Load what save() wrote, if the run goes on. stateful: objects with state_dict() and
-        load_state_dict()."""
+        """Load what save() wrote, if the run goes on. stateful: objects with a state_dict()."""
         if self.checkpoint is None:
             return
         state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
@@ -277,8 +272,8 @@ class Run(Folder):
         random.setstate(state["python_rng"])
 
     def save(self, step, **stateful):
-        """Write a checkpoint aside and rename it, so that a killed run leaves whole ones only. The last two
-        are kept.
+        """Write a checkpoint aside and rename it, so that a kill leaves whole ones only; the last two are
+        kept.
 
         stateful: what else to keep, as in restore(). Raises InputError.
         """

@@ -1,5 +1,4 @@
-"""Command-line flags of all scripts: each script's own table, and the one of settings that are no part of a
-method."""
+"""Command-line flags of all scripts: each script's own table, and the one that all share."""
 
 import argparse
 import functools
@@ -51,8 +50,7 @@ CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume", "report_to"
 
 
 def one_line_errors(main):
-    """Let a script's main(argv) end with one line and exit status 1, not a traceback, where it meets an
-    InputError."""
+    """Let a script's main(argv) end with one line and exit status 1 where it meets an InputError."""
     @functools.wraps(main)
     def wrapped(argv=None):
         try:
@@ -92,7 +90,7 @@ def flags(doc, settings):
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS)
     parser.add_argument("--model", help="model to train, a hub id or a folder (none: the tiny model)")
-    parser.add_argument("--tiny", action="store_true", help="the tiny settings, for the tiny model trained on")
+    parser.add_argument("--tiny", action="store_true", help="tiny settings also with --model")
     parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder where it was saved")
     for title, table in (("settings of the method", settings), ("settings that all scripts share", MACHINE)):
@@ -106,8 +104,9 @@ def flags(doc, settings):
 
 
 def resumed(given):
-    """The settings of the run in given["resume"], with the flags that may change. Raises InputError for
-    others."""
+    """The settings of the run in given["resume"], with the flags that may change.
+
+    Raises InputError for others."""
     folder = given["resume"]
     file = Path(folder) / "args.json"
     if not file.exists():

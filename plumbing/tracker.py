@@ -52,8 +52,7 @@ class WeightsAndBiases(NoTracker):
 
 
 def make_tracker(name, folder, settings, step):
-    """The tracker called `name`. step: the last one whose row is kept. Raises InputError if its package is
-    missing."""
+    """The tracker called `name`. step: the last whose row is kept. Raises InputError without its package."""
     trackers = {"none": None, "tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     if not trackers[name] or not distributed.is_main():
         return NoTracker()

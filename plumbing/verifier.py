@@ -39,8 +39,7 @@ def last_boxed(text):
 
 
 def close_up(text):
-    """Join the thousands of a number written with spaces, 14\\,400 or 14 400; any other space between digits
-    stays one: 1 1/2 is not 11/2."""
+    """Join the thousands of a number written with spaces, 14\\,400 or 14 400; 1 1/2 is not 11/2."""
     text = re.sub(r"(?<!\\)\\!", "", text)
     text = re.sub(r"(?<=\d)(?:\\[,; ]|\s|~)+(?=\d{3}(?!\d))", "", text)
     return re.sub(r"(?<!\\)\\[,; ]|\s|~", " ", text)  # a double backslash ends a row of a matrix
@@ -61,8 +60,7 @@ def exact_match(gold, answer):
 
 
 def compare(gold, answer):
-    """math-verify's verdict: "right", "wrong", "unparsed" (it cannot read the answer) or "gold" (nor the
-    gold). May hang or crash."""
+    """math-verify's verdict: "right", "wrong", "unparsed" (the answer) or "gold" (unparsed). May hang."""
     import math_verify  # here, because only workers compare: the scripts need not wait half a second for it
 
     if not gold.strip() or last_boxed(f"\\boxed{{{gold}}}") != gold.strip():
@@ -84,8 +82,7 @@ class _Worker:
     process = None
 
     def ask(self, pair, seconds):
-        """The verdict on a (gold, answer) pair; "timeout" or "crash" if there is none, and then the next call
-        starts a new process."""
+        """The verdict on a (gold, answer) pair. After "timeout" or "crash" the next call starts a process."""
         if self.process is None:
             command = [sys.executable, os.path.abspath(__file__)]
             self.process = subprocess.Popen(
@@ -127,8 +124,10 @@ atexit.register(lambda: [worker.close() for worker in _WORKERS])
 
 
 def compare_in_workers(pairs, seconds=5.0):
-    """Verdicts on (gold, answer) pairs -> list of "right", "wrong", "unparsed", "gold", "error", "timeout" or
-    "crash", within `seconds` each."""
+    """Verdicts on (gold, answer) pairs -> list of "right", "wrong", "unparsed", "gold", "error", ...
+
+    seconds: limit for each pair; beyond it the verdict is "timeout". "crash": it killed its process.
+    """
     todo, verdicts = deque(dict.fromkeys(pairs)), {}  # a pair that recurs is compared once
 
     def work(worker):
@@ -148,16 +147,14 @@ def compare_in_workers(pairs, seconds=5.0):
 
 
 def readable(golds):
-    """Which gold answers math-verify can read -> list of bool. A problem whose gold it cannot read can never
-    be rewarded fairly."""
+    """Which gold answers math-verify can read -> list of bool. Without that no reward is fair."""
     plain = [gold.isascii() and gold.isdigit() for gold in golds]
     verdicts = iter(compare_in_workers([(gold, gold) for gold, easy in zip(golds, plain) if not easy]))
     return [easy or next(verdicts) == "right" for easy in plain]
 
 
 def verify(responses, golds, counts=None, seconds=5.0):
-    """Rewards of responses -> list of float: 1.0 where the last complete box is worth the same as the gold
-    answer, else 0.0.
+    """Rewards of responses -> list of float: 1.0 where the last complete box is worth the gold, else 0.0.
 
     responses, golds: texts, one gold for each response. seconds: wall-clock limit for one answer; one that
     exceeds it, or kills its worker, scores 0. counts: a Counter to which verify/no_answer, /unparsed_pred,
