@@ -379,14 +379,14 @@ def score_rollouts(rollouts, golds, tokenizer, reward=verify, counts=None):
 
 
 class _TokenLogps(torch.autograd.Function):
-    """Log-probability and entropy of tokens. The (N, V) logits are never held: they are made tile by tile."""
+    """Log-probability and entropy of tokens. The (N, V) logits are made tile by tile and never held."""
 
     # Tokens and logits at a time: in float32 8 MB, which stay in a CPU's cache; 32 times that on a GPU.
     ROWS, TILE = 1024, 2**21
 
     @staticmethod
     def tiles(hidden, weight, targets, inverse):
-        """Slices of tokens and vocabulary, inputs, logits, each target's column, and whether it is in here."""
+        """Slices of tokens and vocabulary, inputs, logits, each target's column, whether it is there."""
         rows = min(len(hidden), _TokenLogps.ROWS)
         columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         exact = hidden.dtype == inverse.dtype

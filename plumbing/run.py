@@ -346,22 +346,26 @@ def train_arms(main, argv, run, arms, *flags):
 
 
 def before_and_after(rows):
-    """The first and the last evaluation side by side, as text."""
+    """The first and the last evaluation side by side, as text; the only one, if there is one."""
     rows = [row for row in rows if any(name.startswith("eval/") for name in row)]
     if not rows:
         return "no evaluation was made"
     first, last = rows[0], rows[-1]
     averages = [name for name in last if re.search(r"/avg@\d+$", name)]
     width = max(len(name) for name in averages) - 5
-    after = f"after step {last['step']}"
-    lines = [f"{'':{width}}  {'before':>16}{after:>20}{'pass@k before':>18}{'after':>8}"]
+    headings = [("before", f"after step {last['step']}"), ("pass@k before", "after")]
+    if first is last:
+        headings = [(f"step {last['step']}",), ("pass@k",)]
+    lines = [" " * width + "".join(f"{heading:>18}" for heading in headings[0] + headings[1])]
     for name in averages:
         part, n = name.removeprefix("eval/").rsplit("/avg@", 1)
         passes = [metric for metric in last if metric.startswith(f"eval/{part}/pass@")]
         best = max(passes, key=lambda metric: int(metric.rsplit("@")[1]), default=name)
-        scores = [f"{100 * row[name]:.1f} ± {100 * row[name + '_stderr']:.1f}" for row in (first, last)]
-        passed = f"{100 * first[best]:>18.1f}{100 * last[best]:>8.1f}  ({best.rsplit('/')[-1]})"
-        lines.append(f"{part + ' avg@' + n:{width}}  {scores[0]:>16}{scores[1]:>20}{passed}")
+        shown = [first, last][: len(headings[0])]
+        cells = [f"{100 * row[name]:.1f} ± {100 * row[name + '_stderr']:.1f}" for row in shown]
+        cells += [f"{100 * row[best]:.1f}" for row in shown]
+        line = f"{part + ' avg@' + n:{width}}" + "".join(f"{cell:>18}" for cell in cells)
+        lines.append(f"{line}  ({best.rsplit('/')[-1]})")
     return "\n".join(lines)
 
 
