@@ -1,6 +1,8 @@
 """--report-to: metrics for a tracker as well. metrics.jsonl is always written."""
 
 import importlib
+import os
+import secrets
 from pathlib import Path
 
 from plumbing import InputError, distributed
@@ -37,9 +39,9 @@ class WeightsAndBiases(NoTracker):
     def __init__(self, folder, settings, step):
         wandb = importlib.import_module("wandb")
         file = Path(folder) / "wandb.txt"
-        name = file.read_text() if file.exists() else wandb.util.generate_id()
+        name = file.read_text() if file.exists() else secrets.token_hex(4)
         file.write_text(name)
-        project = wandb.env.get_project() or "rlvr"
+        project = os.environ.get("WANDB_PROJECT", "rlvr")
         self.run = wandb.init(
             project=project, id=name, name=Path(folder).name, dir=str(folder), config=settings,
             resume="allow")

@@ -10,9 +10,13 @@ import numpy
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import derive_seed, load_model, score_rollouts  # noqa: E402
-from problems import load_problems  # noqa: E402
-from sampler import TransformersSampler  # noqa: E402
+from common import (  # noqa: E402
+    TransformersSampler,  # noqa: E402
+    load_model,
+    score_rollouts,
+)
+from plumbing import derive_seed  # noqa: E402
+from plumbing.data import load_problems  # noqa: E402
 
 
 class Analyst:

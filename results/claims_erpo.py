@@ -30,7 +30,7 @@ from analysis import (
 )
 
 from common import pass_at_k
-from problems import Shuffled
+from plumbing.data import Shuffled
 
 HOT = 1.5
 LONG = ["--compare", "--steps", "150"]  # DAPO is flat long before the end, ERPO is not

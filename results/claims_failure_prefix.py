@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from analysis import Analyst, interval, last_checkpoint, points, settings_of, verdict
 
-from common import group_advantages, write_aside
+from common import group_advantages
 from failure_prefix import first_failure, opening, training_items
-from problems import read_record
+from plumbing.records import read_record, write_aside
 
 BANK = ["--compare", "--bank", "FIRST/bank.jsonl"]
 QUIET = [*BANK, "--eval-every", "30"]  # arms that are in no figure

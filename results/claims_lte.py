@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from analysis import Analyst, differences, interval, last_checkpoint, over_seeds, points, settings_of, verdict
 
-from common import pass_at_k
+from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
-from problems import Shuffled, build_prompt
+from plumbing.data import Shuffled
 
 ARMS = {
     "lte": ["--compare"],

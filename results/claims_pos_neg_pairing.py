@@ -16,9 +16,10 @@ import torch
 from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
 from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
+from plumbing.data import Shuffled
+from plumbing.records import read_record
+from plumbing.verifier import last_boxed
 from pos_neg_pairing import pair_advantages
-from problems import Shuffled, read_record
-from verifier import last_boxed
 
 ARMS = {
     "pool": ["--compare", "--arm", "pool"],  # its history is what the arm variance chooses from

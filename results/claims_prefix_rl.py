@@ -16,10 +16,10 @@ from pathlib import Path
 import torch
 from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
-from common import collate, completion_logps, group_advantages
+from common import Rollout, collate, completion_logps, group_advantages
+from plumbing.data import Shuffled
+from plumbing.records import read_record
 from prefix_rl import reinforce_loss, score_joined, training_set
-from problems import Shuffled, read_record
-from sampler import Rollout
 
 TRACES = ["--compare", "--traces", "FIRST/traces.jsonl"]
 ARMS = {

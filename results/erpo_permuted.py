@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 import erpo  # noqa: E402
-from common import derive_seed  # noqa: E402
+from plumbing import derive_seed  # noqa: E402
 
 
 class Permuted(erpo.Tracker):

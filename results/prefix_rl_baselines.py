@@ -17,9 +17,15 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 
 import prefix_rl  # noqa: E402
-from common import collate, completion_logps, derive_seed, load_model  # noqa: E402
-from problems import Shuffled, load_problems, read_record  # noqa: E402
-from sampler import Rollout  # noqa: E402
+from common import (  # noqa: E402
+    Rollout,  # noqa: E402
+    collate,
+    completion_logps,
+    load_model,
+)
+from plumbing import derive_seed  # noqa: E402
+from plumbing.data import Shuffled, load_problems  # noqa: E402
+from plumbing.records import read_record  # noqa: E402
 
 EPOCHS, BATCH, LR = 4, 8, 8e-4
 CAP = 2.0

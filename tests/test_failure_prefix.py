@@ -7,17 +7,14 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
 
 import failure_prefix
-from common import collate, completion_logps, group_advantages
-from failure_prefix import choose_cut, first_failure, mine, nearest, opening, training_items
-from problems import fill_record
-from sampler import Rollout
+from common import Rollout, collate, completion_logps, group_advantages
+from conftest import ROOT, rows_of
+from failure_prefix import choose_cut, first_failure, mine, prefix_of, training_items
 
 SMALL = ["--steps", "3", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "2", "--eval-samples", "1", "--save-every", "1",
-         "--questions", "12", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15", "--cuts", "3", "--cut-samples", "4",
-         "--medium-low", "6", "--medium-high", "10"]  # fmt: skip
+         "--questions", "12", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15", "--cuts", "3", "--cut-samples", "4"]  # fmt: skip
 
 
 def response(ids, reward=0.0, finished=True):
@@ -41,11 +38,6 @@ def whole_run(tmp_path_factory, few):
     return folder
 
 
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
-
-
 # ---- mining ----
 
 
@@ -55,9 +47,10 @@ def test_a_failure_ended_by_itself():
     assert first_failure([right, cut_off]) is None
 
 
-def test_openings_and_ties():
-    assert [opening(list(range(10)), share) for share in (0.1, 0.35, 0.7)] == [[0], [0, 1, 2], list(range(7))]  # 0.7 * 10 is 7, not 6.99...
-    assert nearest([1.0, 0.6, 0.4], 0.5) == 1 and nearest([0.4, 0.6], 0.5) == 0  # as near: the shorter
+def test_prefixes_and_ties():
+    assert [prefix_of(list(range(10)), share) for share in (0.1, 0.35, 0.7)] == [[0], [0, 1, 2], list(range(7))]  # 0.7 * 10 is 7, not 6.99...
+    assert choose_cut({"cuts": [0.1, 0.2, 0.3], "rates": [1.0, 0.6, 0.4]}, 0.5) == (0.2, 0.6)  # as near: the shorter
+    assert choose_cut({"cuts": [0.1, 0.2], "rates": [0.4, 0.6]}, 0.5) == (0.1, 0.4)
     line = {"cuts": [0.25, 0.5, 0.75], "rates": [1.0, 0.75, 0.25]}
     assert choose_cut(line, 0.5) == (0.5, 0.75) and choose_cut(line, 0.2) == (0.75, 0.25)
     assert choose_cut(line, 0.5, fixed_cut=0.75) == (0.75, 0.25) and choose_cut(line, 0.5, fixed_cut=0.3) == (0.3, None)
@@ -69,8 +62,9 @@ def test_mining_by_hand():
               2: [response([9, 2], 1.0)] * 3 + [response([7] * 4, finished=False)]}  # fmt: skip
     asked = []
 
-    def draw(contexts, n, golds):
-        asked.append((contexts, n, golds))
+    def draw(questions, n):
+        contexts = [question["prompt_ids"] for question in questions]
+        asked.append((contexts, n, [question["answer"] for question in questions]))
         if len(asked) == 1:
             return [groups[context[-1]] for context in contexts]
         return [[response([2], float(i < 4 - len(context))) for i in range(n)] for context in contexts]  # the longer the opening the worse
@@ -79,42 +73,21 @@ def test_mining_by_hand():
     solved, saturated, cut_off = mine(questions, draw, samples=4, low=3, high=3, cuts=[0.25, 0.5], cut_samples=2)
     assert asked == [([[0], [1], [2]], 4, ["0", "1", "2"]), ([[1, 7], [1, 7, 8]], 2, ["1", "1"])]
     assert "failure" not in solved and "failure" not in cut_off and cut_off["right"] == 3
-    assert saturated == {"id": "q1", "right": 3, "of": 4, "tokens": 10 + 4, "failure": [7, 8, 7, 2], "correct": [9, 2], "cuts": [0.25, 0.5],
+    assert saturated == {"id": "q1", "right": 3, "of": 4, "tokens": 10 + 4, "failure": [7, 8, 7, 2], "cuts": [0.25, 0.5],
                          "rates": [1.0, 0.5]}  # fmt: skip
+    asked.clear()
+    assert mine(questions[1:2], lambda some, n: draw(some, n) if some else [], samples=4, low=3, high=3, cuts=[0.5], cut_samples=0)[0]["rates"] == []
 
 
 def test_what_each_arm_trains_on():
-    lines = [{"id": 3, "right": 15, "failure": [7, 8, 7, 2], "correct": [9, 9, 9, 9, 2], "cuts": [0.25, 0.75], "rates": [0.9, 0.4]},
-             {"id": 4, "right": 8}, {"id": 5, "right": 9}, {"id": 6, "right": 0}]  # fmt: skip
+    lines = [{"id": 3, "right": 15, "failure": [7, 8, 7, 2], "cuts": [0.25, 0.75], "rates": [0.9, 0.4]}, {"id": 4, "right": 8}]
     problems = {i: {"id": i, "prompt_ids": [i], "answer": ""} for i in range(3, 7)}
-    how = {"tau": 0.5, "fixed_cut": 0.0, "medium": (7, 9)}
-    arms = ("failure", "plain", "correct", "medium")
+    how = {"tau": 0.5, "fixed_cut": 0.0}
+    arms = ("failure", "plain")
     prompts = {arm: [item["prompt_ids"] for item in training_items(lines, problems, arm=arm, **how)] for arm in arms}
-    assert prompts == {"failure": [[3, 7, 8, 7]], "plain": [[3]], "correct": [[3, 9, 9, 9]], "medium": [[4]]}  # as many medium ones as saturated
-    assert training_items(lines, problems, arm="failure", tau=0.9, fixed_cut=0.0, medium=(7, 9))[0]["prefix"] == 1
+    assert prompts == {"failure": [[3, 7, 8, 7]], "plain": [[3]]}
+    assert training_items(lines, problems, arm="failure", tau=0.9, fixed_cut=0.0)[0]["prefix"] == 1
     assert problems[3]["prompt_ids"] == [3]
-
-
-def test_a_record_goes_on_where_it_was_cut(tmp_path):
-    """The second chunk of three is interrupted; another job's lines in the file stay."""
-    file, calls = tmp_path / "bank.jsonl", []
-
-    def work(items, place):
-        calls.append(place)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return [{"item": item, "found": item % 2} for item in items]
-
-    fill_record(file, [100], lambda items, place: [{"item": items[0], "found": 1}], 1, lambda line: line["found"], chunk=2, generation=0)
-    fill = lambda: fill_record(file, list(range(6)), work, 9, lambda line: line["found"], chunk=2, generation=1)  # noqa: E731
-    with pytest.raises(KeyboardInterrupt):
-        fill()
-    with open(file, "a") as half_a_line:
-        half_a_line.write('{"generation": 1, "item": 4, "found": 0}\n{"generation": 1, "it')
-    assert [line["item"] for line in fill()] == [0, 1, 2, 3, 4, 5]
-    assert calls == [0, 2, 4, 4]  # nothing that was whole is done again
-    assert [json.loads(line)["item"] for line in file.read_text().splitlines()] == [100, 0, 1, 2, 3, 4, 5]
-    assert fill_record(file, list(range(6)), work, 1, lambda line: line["found"], chunk=2, generation=1)[-1]["item"] == 5 and len(calls) == 4
 
 
 # ---- training from openings ----
@@ -141,8 +114,8 @@ def test_the_opening_gets_no_gradient_but_through_what_follows_it():
 def test_two_openings_of_one_question_are_two_groups():
     rewards = torch.tensor([[1.0, 1.0, 1.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
     assert torch.equal(group_advantages(rewards)[0], group_advantages(rewards[:1])[0])
-    lines = [{"id": 3, "right": 15, "failure": ids, "correct": [], "cuts": [0.5], "rates": [0.5]} for ids in ([7, 8], [9, 8])]
-    items = training_items(lines, {3: {"id": 3, "prompt_ids": [3], "answer": ""}}, arm="failure", tau=0.5, fixed_cut=0.0, medium=(0, 0))
+    lines = [{"id": 3, "right": 15, "failure": ids, "cuts": [0.5], "rates": [0.5]} for ids in ([7, 8], [9, 8])]
+    items = training_items(lines, {3: {"id": 3, "prompt_ids": [3], "answer": ""}}, arm="failure", tau=0.5, fixed_cut=0.0)
     assert [item["prompt_ids"] for item in items] == [[3, 7], [3, 9]]  # two contexts, and a group is one context's responses
 
 
@@ -161,14 +134,16 @@ def test_what_a_run_leaves(whole_run):
 def test_the_verifier_never_sees_an_opening(whole_run, few, tmp_path, monkeypatch):
     seen, drawn = [], []
     score = failure_prefix.score_rollouts
-    monkeypatch.setattr("common.verify", lambda texts, golds, counts=None: seen.extend(texts) or [0.0] * len(texts))
 
-    def scored(rollouts, golds, tokenizer, counts=None):
+    def verify(texts, golds, counts=None):
+        seen.extend(texts)
+        return [0.0] * len(texts)
+
+    def scored(rollouts, golds, tokenizer, reward, counts=None):
         drawn.extend(tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in rollouts if r.finished)
-        score(rollouts, golds, tokenizer, counts)
+        score(rollouts, golds, tokenizer, verify, counts)
 
     monkeypatch.setattr(failure_prefix, "score_rollouts", scored)
-    monkeypatch.setattr(failure_prefix, "evaluate", lambda *args, **settings: {})
     failure_prefix.main([*SMALL, *few, "--compare", "--steps", "1", "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")])
     assert drawn and [text for text in seen if text] == drawn
 
@@ -207,11 +182,16 @@ def test_refreshing_and_resuming(few, tmp_path, whole_run):
     assert {line["generation"] for line in lines} == {1} and any("failure" in line for line in lines)
 
 
-@pytest.mark.parametrize("arm", ["plain", "correct", "medium"])
-def test_every_arm_runs(whole_run, few, tmp_path, arm):
-    flags = ["--compare", "--steps", "1", "--arm", arm, "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")]
+def test_the_same_questions_without_a_prefix(whole_run, few, tmp_path):
+    flags = ["--compare", "--steps", "1", "--arm", "plain", "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")]
     failure_prefix.main([*SMALL, *few, *flags])
-    assert (rows_of(tmp_path / "run")[1]["prefix/length"] > 0) == (arm == "correct")
+    assert rows_of(tmp_path / "run")[1]["prefix/length"] == 0
+
+
+def test_a_fixed_cut(few, tmp_path):
+    failure_prefix.main([*SMALL, *few, "--compare", "--steps", "1", "--fixed-cut", "0.5", "--out", str(tmp_path / "run")])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "bank.jsonl").read_text().splitlines()]
+    assert {tuple(line["cuts"]) for line in lines if "failure" in line} == {(0.5,)} and rows_of(tmp_path / "run")[1]["prefix/length"] > 0
 
 
 def test_the_other_arms_are_trained_afterwards(whole_run, few, tmp_path):
@@ -240,5 +220,3 @@ def test_a_finished_run_is_analysed(whole_run, tmp_path):
     behind = 100 * sum(start["held_out"]["failing"]) / len(asked), 100 * sum(found["held_out"]["failing"]) / len(asked)
     assert "  behind 30 % of a failure{:16.1f} {:7.1f}\n".format(*behind) in text
     assert f"{start['failure']['silent']:.3f}; p^G + (1-p)^G says {start['failure']['predicted']:.3f}\n" in text
-    bank = [json.loads(line) for line in (tmp_path / "run" / "bank.jsonl").read_text().splitlines()]
-    assert {line["model"] for line in bank} == {json.loads((tmp_path / "run" / "args.json").read_text())["settings"]["model"]}

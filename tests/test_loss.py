@@ -13,9 +13,8 @@ import failure_prefix
 import lte
 import pos_neg_pairing
 import prefix_rl
-import verifier
-from common import collate, completion_logps, group_advantages, grpo_loss, micro_batches, padded_share, pass_at_k, token_logps
-from sampler import Rollout
+from common import Rollout, collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
+from plumbing import verifier
 
 # ---- advantages ----
 
@@ -30,7 +29,7 @@ def test_advantages_of_two_groups_by_hand():
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.1, 1 / 3, -1e-8, 1e8])
-def test_a_silent_group_gets_exactly_zero(value):
+def test_a_zero_variance_group_gets_exactly_zero(value):
     for size in (1, 2, 7, 8, 16):
         for scale in (True, False):
             assert group_advantages(torch.full((3, size), value), scale).abs().max() == 0
@@ -62,6 +61,12 @@ def test_clipped_loss_by_hand():
 
 def test_sequence_mean_by_hand():
     assert loss_of(loss_type="sequence-mean")[0].item() == pytest.approx(-((1.28 + 0.9) / 2 - 1.6) / 2)
+
+
+def test_sequence_sum_by_hand():
+    assert loss_of(loss_type="sequence-sum")[0].item() == pytest.approx(-(1.28 + 0.9 - 1.6) / 2)
+    with pytest.raises(ValueError, match="loss_type 'mean': must be token-mean, sequence-mean or sequence-sum"):
+        loss_of(loss_type="mean")
 
 
 def test_count_of_the_whole_batch():
@@ -196,7 +201,7 @@ def gradient(model, batches, padding_side="right", loss_type="token-mean"):
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
-@pytest.mark.parametrize("loss_type", ["token-mean", "sequence-mean"])
+@pytest.mark.parametrize("loss_type", ["token-mean", "sequence-mean", "sequence-sum"])
 def test_gradient_does_not_depend_on_how_the_batch_is_cut(tiny, loss_type):
     model = tiny[0].double()
     rollouts = some_rollouts()
@@ -240,12 +245,6 @@ def test_prompt_and_opening_get_no_gradient():
     mask = batch["completion_mask"]
     token_logps(hidden[:, :-1][mask], torch.randn(77, 16), batch["input_ids"][:, 1:][mask]).sum().backward()
     assert [bool(hidden.grad[0, t].abs().sum()) for t in range(6)] == [False, False, False, True, True, False]
-
-
-def test_padded_share():
-    rollouts = [Rollout([5, 6, 7], [8, 2], [0.0] * 2, True), Rollout([5], [9, 9, 9], [0.0] * 3, False)]
-    assert padded_share([collate(rollouts)]) == pytest.approx(1 / 10)  # rows of 5 and 4 tokens, both 5 wide
-    assert padded_share([collate(rollouts[:1]), collate(rollouts[1:])]) == padded_share([]) == 0
 
 
 def test_micro_batches_fill_the_budget_longest_first():

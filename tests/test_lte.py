@@ -5,16 +5,15 @@ import random
 
 import pytest
 import torch
-from conftest import ROOT
 
 import lte
-from common import group_advantages
+from common import Rollout, group_advantages
+from conftest import ROOT, rows_of
 from lte import Hinted, hinted_question, lte_loss, refine, wrong_answers
-from sampler import Rollout
 
 SMALL = ["--steps", "3", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "3", "--eval-samples", "1", "--save-every", "2",
          "--compare"]  # fmt: skip
-TEXTS = {"instruction": " Think.", "concise": " Be brief.", "before": " Not ", "each": "{}", "between": ", ", "after": "."}
+TEXTS = {"instruction": " Think.", "concise": " Be brief.", "hint": " Not {}.", "separator": ", "}
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +32,6 @@ def whole_run(tmp_path_factory, few):
     folder = tmp_path_factory.mktemp("runs") / "whole"
     lte.main([*SMALL, *few, "--out", str(folder)])
     return folder
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
 def member(reward=0.0, finished=True, kind=Rollout):
@@ -60,10 +54,10 @@ def test_wrong_answers_are_listed_once_and_only_if_their_response_ended():
     assert wrong_answers(rollouts, texts) == ["3", "5"]
 
 
-def test_the_embedded_model_reads_its_hints_as_it_was_taught(tiny):
+def test_the_tiny_model_reads_its_hints_as_it_was_taught(tiny):
     settings = {name: row[1] for name, row in lte.SETTINGS.items()}
-    texts = {"instruction": settings["instruction"], "concise": settings["concise"], "before": settings["hint_before"],
-             "each": settings["hint_each"], "between": settings["hint_between"], "after": settings["hint_after"]}  # fmt: skip
+    texts = {"instruction": settings["instruction"], "concise": settings["concise"], "hint": settings["hint"],
+             "separator": settings["hint_separator"]}  # fmt: skip
     text = hinted_question("12+1", ["31", "2"], True, **texts)
     assert text == "12+1 not 31 not 2 brief"
     assert tiny[1].convert_ids_to_tokens(tiny[1](text).input_ids)[-3:] == [" not 31", " not 2", " brief"]
@@ -90,14 +84,15 @@ def test_a_group_that_is_all_hinted_and_right_teaches_nothing():
 
 # ---- the loss ----
 
+LOSS = {"gamma": 0.1, "clip_low": 0.2, "clip_high": 0.2, "importance_weights": None}
+
 
 @pytest.mark.parametrize("ratio", [0.001, 0.01, 0.1, 0.5, 1.0, 10.0])
 def test_weight_of_a_hinted_token(ratio):
     """d/d logp of -r / (r + gamma) A is -gamma r / (r + gamma)^2 A, largest at r = gamma, where it is a quarter; no clip."""
     logp = torch.tensor([[0.0]], dtype=torch.float64, requires_grad=True)
     old = -torch.tensor([[ratio]], dtype=torch.float64).log()
-    loss, statistics = lte_loss(logp, old, torch.tensor([2.0]), torch.tensor([[True]]), torch.tensor([True]), num_tokens=1, clip_low=0.2,
-                                clip_high=0.2, gamma=0.1)  # fmt: skip
+    loss, statistics = lte_loss(logp, old, torch.tensor([2.0]), torch.tensor([[True]]), hinted=True, **LOSS, num_tokens=1)
     loss.backward()
     weight = 0.1 * ratio / (ratio + 0.1) ** 2
     assert loss.item() == pytest.approx(-2 * ratio / (ratio + 0.1)) and logp.grad.item() == pytest.approx(-2 * weight)
@@ -107,9 +102,10 @@ def test_weight_of_a_hinted_token(ratio):
 
 def test_plain_members_have_the_clipped_loss_and_one_count_divides_both():
     """Plain: r = 1.5 clipped to 1.2 for A = 1; hinted: r = 0.1, so half of A = 2; 4 tokens in the batch."""
-    logps = torch.tensor([[1.5], [0.1]]).log().requires_grad_()
-    loss, _ = lte_loss(logps, torch.zeros(2, 1), torch.tensor([1.0, 2.0]), torch.ones(2, 1, dtype=torch.bool), torch.tensor([False, True]),
-                       num_tokens=4, clip_low=0.2, clip_high=0.2, gamma=0.1)  # fmt: skip
+    logps, mask = torch.tensor([[1.5], [0.1]]).log().requires_grad_(), torch.ones(1, 1, dtype=torch.bool)
+    plain, _ = lte_loss(logps[:1], torch.zeros(1, 1), torch.tensor([1.0]), mask, hinted=False, **LOSS, num_tokens=4)
+    hinted, _ = lte_loss(logps[1:], torch.zeros(1, 1), torch.tensor([2.0]), mask, hinted=True, **LOSS, num_tokens=4)
+    loss = plain + hinted
     assert loss.item() == pytest.approx(-(1.2 + 1.0) / 4)
     loss.backward()
     assert logps.grad[0].item() == 0 and logps.grad[1].item() == pytest.approx(-0.25 * 2 / 4)
@@ -118,13 +114,13 @@ def test_plain_members_have_the_clipped_loss_and_one_count_divides_both():
 # ---- whole runs ----
 
 
-def test_ratios_on_the_first_update(whole_run, few, tmp_path, monkeypatch):
+def test_ratios_on_the_first_update(tiny, few, tmp_path, monkeypatch):
     """Plain ratios are exactly 1, hinted ones are not; no prompt that is trained on holds a hint."""
     seen, original = [], lte.lte_loss
 
-    def watched(new, old, advantages, mask, hinted, **settings):
-        seen.append((bool(hinted[0]), (new - old)[mask].detach()))
-        return original(new, old, advantages, mask, hinted, **settings)
+    def watched(new, old, advantages, mask, *, hinted, **settings):
+        seen.append((hinted, (new - old)[mask].detach()))
+        return original(new, old, advantages, mask, hinted=hinted, **settings)
 
     prompts, collate = [], lte.collate
     monkeypatch.setattr(lte, "lte_loss", watched)
@@ -134,14 +130,14 @@ def test_ratios_on_the_first_update(whole_run, few, tmp_path, monkeypatch):
     assert True in kinds and False in kinds
     for hinted, difference in seen:
         assert bool((difference == 0).all()) != hinted
-    tokenizer = lte.load_model("tiny/model")[1]
+    tokenizer = tiny[1]
     assert not any(" not " in tokenizer.decode(ids) or "brief" in tokenizer.decode(ids) for ids in prompts)
 
 
 def test_counts_are_taken_before_the_hint(whole_run):
     for row in rows_of(whole_run)[1:]:
         assert row["hint/none_pass"] + row["hint/some_pass"] + row["hint/all_pass"] == 8
-        assert row["frac_reward_zero_std"] == (row["hint/none_pass"] + row["hint/all_pass"]) / 8 >= row["hint/silent_after"]
+        assert row["frac_reward_zero_std"] == (row["hint/none_pass"] + row["hint/all_pass"]) / 8 >= row["hint/zero_std_after"]
 
 
 def test_a_resumed_run_has_the_same_metrics(whole_run, few, tmp_path):
@@ -150,7 +146,7 @@ def test_a_resumed_run_has_the_same_metrics(whole_run, few, tmp_path):
     assert rows_of(whole_run)[-1] == rows_of(tmp_path / "halves")[-1]
 
 
-@pytest.mark.parametrize("flags", [["--arm", "grpo"], ["--arm", "extra"], ["--arm", "placebo"], ["--behaviour", "one"], ["--entropy-coef", "0.01"],
+@pytest.mark.parametrize("flags", [["--arm", "grpo"], ["--arm", "extra"], ["--entropy-coef", "0.01"], ["--beta", "0.01"],
                                    ["--updates-per-batch", "2"]])  # fmt: skip
 def test_every_arm_runs(whole_run, few, tmp_path, flags):
     lte.main([*SMALL, *few, "--steps", "1", *flags, "--out", str(tmp_path / "run")])

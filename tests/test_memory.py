@@ -1,95 +1,19 @@
-"""The optimizer's float32 weights, the memory budget, gradient checkpointing."""
+"""The memory budget and gradient checkpointing."""
 
-import copy
 
 import pytest
 import torch
-from test_run import SMALL, few, rows_of  # noqa: F401
 from transformers import Qwen2Config
 
 import common
 import grpo
-from common import InputError, MasterAdamW, collate, completion_logps, fit_memory, memory_budget
-from sampler import Rollout
+from common import Rollout, collate, completion_logps
+from conftest import SMALL, rows_of
+from plumbing import InputError
+from plumbing.memory import fit_memory, memory_budget
 
 QWEN_7B = Qwen2Config(vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
                       num_key_value_heads=4, tie_word_embeddings=False)
-
-
-def train(model, optimizer_step, steps, seed=0):
-    """Pull a linear layer's outputs in a fixed direction, a little noise on top."""
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(steps):
-        inputs = torch.randn(16, 8, generator=generator).abs()
-        (model(inputs.to(model.weight.dtype)).float().sum() * 3).backward()
-        optimizer_step()
-
-
-def make_linear(dtype):
-    torch.manual_seed(0)
-    return torch.nn.Linear(8, 4).to(dtype)
-
-
-def test_float32_is_torch_adamw_to_the_last_bit():
-    ours, theirs = make_linear(torch.float32), make_linear(torch.float32)
-    optimizer, plain = MasterAdamW(ours, 1e-3, 0.1), torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.1, fused=True)
-    norms = []
-
-    def step():
-        norms.append(torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0).item())
-        plain.step()
-        plain.zero_grad()
-
-    train(theirs, step, 5)
-    train(ours, lambda: norms.append(optimizer.step(1e-3, 1.0)), 5)
-    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
-    assert norms[:5] == norms[5:] and norms[0] > 1
-    assert optimizer.masters[0].data_ptr() == ours.weight.data_ptr()  # no second copy
-
-
-def test_small_steps_survive_in_bfloat16():
-    """200 steps of 1e-6: with float32 masters the weights follow the float32 run; without, most steps round to nothing."""
-    start = make_linear(torch.bfloat16).weight.detach().float()
-    exact, mixed, lossy = make_linear(torch.float32), make_linear(torch.bfloat16), make_linear(torch.bfloat16)
-    exact.load_state_dict({name: weight.float() for name, weight in lossy.state_dict().items()})
-    optimizers = [MasterAdamW(exact, 1e-6, 0.0), MasterAdamW(mixed, 1e-6, 0.0)]
-    train(exact, lambda: optimizers[0].step(1e-6, 1e9), 200)
-    train(mixed, lambda: optimizers[1].step(1e-6, 1e9), 200)
-    plain = torch.optim.AdamW(lossy.parameters(), lr=1e-6, weight_decay=0.0)
-    train(lossy, lambda: (plain.step(), plain.zero_grad()), 200)
-    moved, master, without = exact.weight - start, optimizers[1].masters[0] - start, lossy.weight.float() - start
-    assert (master - moved).norm() < 0.01 * moved.norm()
-    assert torch.equal(mixed.weight, optimizers[1].masters[0].bfloat16())
-    assert without.norm() < 0.5 * moved.norm()
-
-
-def test_the_masters_are_part_of_the_state():
-    def steps(model, optimizer, count, seed):
-        train(model, lambda: optimizer.step(1e-5, 1.0), count, seed)
-
-    model = make_linear(torch.bfloat16)
-    optimizer = MasterAdamW(model, 1e-5, 0.0)
-    steps(model, optimizer, 5, 0)
-    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
-    steps(model, optimizer, 5, 1)
-    again = make_linear(torch.bfloat16)
-    again.load_state_dict(weights)
-    resumed = MasterAdamW(again, 1e-5, 0.0)
-    resumed.load_state_dict(state)
-    steps(again, resumed, 5, 1)
-    assert all(torch.equal(a, b) for a, b in zip(optimizer.masters, resumed.masters, strict=True))
-    assert torch.equal(model.weight, again.weight)
-
-
-def test_a_run_in_bfloat16_resumes_to_the_last_bit(few, tmp_path):  # noqa: F811
-    flags = [*SMALL, *few, "--dtype", "bfloat16", "--save-every", "1", "--eval-every", "4"]
-    grpo.main([*flags, "--steps", "4", "--out", str(tmp_path / "whole")])
-    grpo.main([*flags, "--steps", "2", "--out", str(tmp_path / "halves")])
-    grpo.main(["--resume", str(tmp_path / "halves"), "--steps", "4"])
-    whole, halves = rows_of(tmp_path / "whole"), rows_of(tmp_path / "halves")
-    assert whole[3:] == halves[3:] and len(whole) == 5
-    gap = [row["sampling/sampling_logp_difference/mean"] for row in whole[1:]]
-    assert all(1e-4 < value < 0.1 for value in gap)  # bfloat16 arithmetic differs with the shape of a batch, and stays below the limit
 
 
 def test_gradient_checkpointing_changes_no_gradient():
@@ -105,7 +29,7 @@ def test_gradient_checkpointing_changes_no_gradient():
     assert torch.allclose(*gradients, rtol=1e-5, atol=1e-7)
 
 
-def test_a_run_with_gradient_checkpointing_is_the_same_run(few, tmp_path):  # noqa: F811
+def test_a_run_with_gradient_checkpointing_is_the_same_run(few, tmp_path):
     for flag in ("--gradient-checkpointing", "--no-gradient-checkpointing"):
         grpo.main([*SMALL, *few, "--steps", "2", "--out", str(tmp_path / flag), flag])
     runs = (rows_of(tmp_path / f"--{no}gradient-checkpointing")[1:] for no in ("", "no-"))

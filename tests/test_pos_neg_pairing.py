@@ -6,10 +6,11 @@ import random
 
 import pytest
 import torch
-from conftest import ROOT
 
 import pos_neg_pairing
-from pos_neg_pairing import choose, pair_advantages, rare_share
+from conftest import ROOT, rows_of
+from plumbing import InputError
+from pos_neg_pairing import choose_pair, pair_advantages
 
 SMALL = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--eval-every", "3", "--eval-samples", "1", "--save-every", "2",
          "--probe-samples", "8", "--questions", "24", "--band", "2", "--compare"]  # fmt: skip
@@ -24,11 +25,6 @@ def few(tmp_path_factory):
     (folder / "few.jsonl").write_text("".join(lines["test"][::20] + mixed))
     (folder / "mixed.jsonl").write_text("".join(mixed))
     return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "mixed.jsonl")]
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
 def group(right, size=8):
@@ -52,23 +48,26 @@ def test_e1_advantages_of_a_group(right):
     assert advantages.sum().abs() < 1e-5 and advantages.square().sum().item() == pytest.approx(7, rel=1e-5)
 
 
-@pytest.mark.parametrize("mode", ["per_prompt", "pair_pooled"])
-def test_e2_the_weight_cancels(mode):
+def test_e2_the_weight_cancels():
     rewards = torch.cat([group(1), group(7)])
-    reference = pair_advantages(rewards, BOTH, mode, 1.0)
+    reference = pair_advantages(rewards, BOTH, "per_prompt", 1.0)
     for weight in (0.0, 0.5, 4.0):
-        assert torch.allclose(pair_advantages(rewards, BOTH, mode, weight), reference, rtol=1e-5)
+        assert torch.allclose(pair_advantages(rewards, BOTH, "per_prompt", weight), reference, rtol=1e-5)
+
+
+def rare_share(advantages, rare):
+    """Share of the sum of squared advantages that the rare events hold."""
+    return (advantages.square() * rare).sum().item() / advantages.square().sum().item()
 
 
 def test_e3_energy_and_symmetry():
     for right in range(1, 8):
         advantages = pair_advantages(group(right), torch.tensor([1]))
-        assert rare_share(advantages, group(right), torch.tensor([1])) == pytest.approx(1 - right / 8, rel=1e-5)
+        assert rare_share(advantages, group(right) == 1) == pytest.approx(1 - right / 8, rel=1e-5)
         mirrored = -pair_advantages(1 - group(right), torch.tensor([1]))
         assert torch.allclose(advantages, mirrored, rtol=1e-5)
     both = torch.cat([group(1), group(7)])
-    assert rare_share(pair_advantages(both, BOTH), both, BOTH) == pytest.approx(7 / 8, rel=1e-5)
-    assert rare_share(torch.zeros(1, 8), group(0), torch.tensor([1])) == 0
+    assert rare_share(pair_advantages(both, BOTH), torch.cat([group(1) == 1, group(7) == 0])) == pytest.approx(7 / 8, rel=1e-5)
 
 
 def test_e4_the_expected_update():
@@ -85,10 +84,8 @@ def test_e4_the_expected_update():
     assert f(0.5) == pytest.approx(1.856, abs=1e-3) and f(1 / 8) / f(0.5) == pytest.approx(1.220, abs=1e-3)
 
 
-def test_e5_pooled_readings():
-    pooled = pair_advantages(torch.cat([group(1), group(7)]), BOTH, "pair_pooled")
+def test_e5_the_reading_in_which_the_weight_acts():
     scale = (15 / 16) ** 0.5
-    assert pooled[0].tolist() == pytest.approx([scale] + [-scale] * 7) and pooled[1].tolist() == pytest.approx([scale] * 7 + [-scale])
     by_role = pair_advantages(torch.cat([group(2), group(7)]), BOTH, "role_pooled", 2.0)  # successes of q+ = weight times failures of q-
     assert torch.equal(by_role[0, 2:], torch.zeros(6)) and torch.equal(by_role[1, :7], torch.zeros(7))
     assert by_role[0, 0] > 0 > by_role[1, 7]
@@ -96,44 +93,29 @@ def test_e5_pooled_readings():
     assert [by_role[0, 0].item(), by_role[0, 1].item(), by_role[1, 7].item()] == pytest.approx([1.91 * scale, 0.11 * scale, -3.49 * scale], abs=0.01)
 
 
-def test_readings_in_which_the_weight_acts():
-    post = pair_advantages(group(1), torch.tensor([1]), "post_weight", 3.0)[0]
-    plain = pair_advantages(group(1), torch.tensor([1]))[0]
-    assert torch.allclose(post, plain * torch.tensor([1.0] + [3.0] * 7), rtol=1e-4)
-    assert pair_advantages(group(2, 4), torch.tensor([0]), "center_only", 3.0).tolist() == [[2.0, 2.0, -2.0, -2.0]]
-    with pytest.raises(SystemExit, match="goes with --arm pair"):
-        pair_advantages(group(1), torch.tensor([0]), "role_pooled")
-
-
 # ---- the choice ----
+
+
+def test_role_pooled_goes_with_pairs_and_the_weight_without_standard_deviation_acts():
+    with pytest.raises(InputError, match="goes with --arm pair"):
+        pair_advantages(group(1), torch.tensor([0]), "role_pooled")
+    assert pair_advantages(group(2, 4), torch.tensor([0]), "per_prompt", 3.0, scale_by_std=False).tolist() == [[2.0, 2.0, -2.0, -2.0]]
+
 
 RATES = {"none": 0.0, "rare": 1 / 8, "seldom": 2 / 8, "half": 0.5, "third": 0.4, "often": 6 / 8, "mostly": 7 / 8, "always": 1.0}
 
 
+
 def test_bands():
-    pick = lambda arm, **how: choose(RATES, arm, **{"group_size": 8, "band": 2, "rng": random.Random(0)} | how)  # noqa: E731
+    def pick(**how):
+        return choose_pair(RATES, **{"group_size": 8, "band": 2, "rng": random.Random(0)} | how)
+
     for seed in range(10):
-        (first, plus), (second, minus) = pick("pair", rng=random.Random(seed))
-        assert first in ("rare", "seldom") and second in ("often", "mostly") and (plus, minus) == (1, -1)
-    assert pick("pair", band=1) == [("rare", 1), ("mostly", -1)]
-    assert {q for q, _ in pick("hard")} == {"rare", "seldom"} and {q for q, _ in pick("easy")} == {"often", "mostly"}
-    assert pick("mid") == [("half", 0), ("third", 0)] and len(pick("pool")) == 8 and pick("positive")[0][1] == 1
-    assert pick("pair", hard={"rare"}, band=1) == [("rare", 1), ("mostly", -1)]
-    assert pick("variance", history={"half": [0.5, 0.5], "rare": [0, 1], "often": [0.2, 0.9], "new": [0.3]}) == [("rare", 0), ("often", 0)]
-    with pytest.raises(SystemExit, match="in the band of q\\+"):
-        pick("pair", hard={"half"})
-    with pytest.raises(SystemExit, match="no two questions"):
-        pick("variance", history={"half": [0.5]})
-
-
-def test_the_modes_of_the_readme():
-    """Its table: one right answer of eight to q+, one wrong of eight to q-."""
-    table = (ROOT / "README.md").read_text().split("| `--adv-mode` |")[1].split("\n\n")[0].splitlines()[2:]
-    assert len(table) == 6
-    for mode, weights, *shown in ([cell.strip() for cell in row.strip("|").split("|")] for row in table):
-        for weight in weights.split(" and "):
-            found = pair_advantages(torch.cat([group(1), group(7)]), BOTH, mode.split("`")[1], float(weight))
-            assert [f"{float(cell):.2f}" for cell in shown] == [f"{found[i, j] + 0:.2f}" for i, j in ((0, 0), (0, 1), (1, 0), (1, 7))]
+        positive, negative = pick(rng=random.Random(seed))
+        assert positive in ("rare", "seldom") and negative in ("often", "mostly")
+    assert pick(band=1) == ("rare", "mostly") == pick(hard={"rare"}, band=1)
+    with pytest.raises(InputError, match="in the band of q\\+"):
+        pick(hard={"half"})
 
 
 # ---- whole runs ----
@@ -151,7 +133,7 @@ def test_the_chosen_two_are_probed_again_and_never_evaluated(whole_run, few, cap
     assert (positive["role"], negative["role"]) == (1, -1) and 0.25 <= positive["probe"] <= 0.5 <= negative["probe"] <= 0.75
     assert 0 <= positive["again"] <= 1
     rows = rows_of(whole_run)
-    assert {"pair/reward_positive", "pair/mixed_negative", "pair/rare_share", "pair/distinct_answers"} < set(rows[1])
+    assert {"pair/reward_positive", "pair/mixed_negative"} < set(rows[1])
     assert rows[0]["num_tokens"] == round(positive["tokens"] + negative["tokens"]) > 8 * (24 + 2) * 10  # the probe is paid for; 10: a short question
     assert rows[1]["reward"] == pytest.approx((rows[1]["pair/reward_positive"] + rows[1]["pair/reward_negative"]) / 2)
 
@@ -163,16 +145,8 @@ def test_a_resumed_run_trains_on_the_same_two(whole_run, few, tmp_path):
     assert (whole_run / "chosen.jsonl").read_text() == (tmp_path / "halves" / "chosen.jsonl").read_text()
 
 
-def test_the_pool_leaves_the_history_that_variance_needs(few, tmp_path):
-    pos_neg_pairing.main([*SMALL, *few, "--arm", "pool", "--prompts-per-step", "80", "--group-size", "2", "--out", str(tmp_path / "pool")])
-    history = tmp_path / "pool" / "history.jsonl"
-    assert sum(len(json.loads(line)["accuracies"]) for line in history.read_text().splitlines()) == 3 * 80
-    pos_neg_pairing.main([*SMALL, *few, "--arm", "variance", "--history", str(history), "--steps", "1", "--out", str(tmp_path / "two")])
-    assert len((tmp_path / "two" / "chosen.jsonl").read_text().splitlines()) == 2
-
-
-@pytest.mark.parametrize("flags", [["--arm", "random"], ["--arm", "mid"], ["--adv-mode", "role_pooled", "--lambda-neg", "2"],
-                                   ["--resample-every", "1"], ["--beta", "0.001", "--entropy-coef", "0.001"]])  # fmt: skip
+@pytest.mark.parametrize("flags", [["--arm", "pool"], ["--adv-mode", "role_pooled", "--lambda-neg", "2"], ["--no-scale-by-std"],
+                                   ["--beta", "0.001", "--entropy-coef", "0.001"]])  # fmt: skip
 def test_arms_and_modes_run(few, tmp_path, flags):
     pos_neg_pairing.main([*SMALL, *few, "--steps", "2", *flags, "--out", str(tmp_path / "run")])
     assert len(rows_of(tmp_path / "run")) == 3

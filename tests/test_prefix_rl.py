@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import ROOT
 
 import prefix_rl
+from common import Rollout, verify
+from conftest import ROOT, rows_of
 from prefix_rl import find_trace, flops, reinforce_loss, score_joined, training_set
-from sampler import Rollout
 
 SMALL = ["--steps", "4", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "4", "--eval-samples", "1", "--save-every", "2",
          "--questions", "6", "--screen-samples", "8", "--max-attempts", "128"]  # fmt: skip
@@ -16,18 +16,13 @@ SMALL = ["--steps", "4", "--prompts-per-step", "8", "--group-size", "4", "--eval
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for 16 held-out problems, and for training problems that the embedded model solves now and then, so that traces are cheap."""
+    """Flags for 16 held-out problems, and for training problems that the tiny model solves now and then, so that traces are cheap."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
     mixed = [line for line in lines["train"] if '"mixed"' in line and json.loads(line)["level"] in (4, 5, 6)]
     (folder / "mixed.jsonl").write_text("".join(mixed[:200]))
     return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "mixed.jsonl"), "--compare"]
-
-
-def rows_of(folder):
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -84,11 +79,11 @@ def test_the_answer_may_begin_in_the_opening(tiny):
     rollouts = [Rollout([], ids(r"3; \boxed{13}<|end|>"), [], True), Rollout([], ids("3}<|end|>"), [], True), Rollout([], ids("}<|end|>"), [], True)]
     prefixes = [ids("12+1=1"), ids(r"12+1=13; \boxed{"), ids(r"\boxed{13")]
     before = [list(r.completion_ids) for r in rollouts]
-    score_joined(rollouts, prefixes, ["13", "3", "13"], tokenizer, None)
+    score_joined(rollouts, prefixes, ["13", "3", "13"], tokenizer, verify, None)
     assert [r.reward for r in rollouts] == [1.0, 1.0, 1.0]
     assert [r.completion_ids for r in rollouts] == before  # the opening is graded, and is still nothing to learn from
     rollouts[0].finished = False
-    score_joined(rollouts, prefixes, ["13", "4", "13"], tokenizer, None)
+    score_joined(rollouts, prefixes, ["13", "4", "13"], tokenizer, verify, None)
     assert [r.reward for r in rollouts] == [0.0, 0.0, 1.0]
 
 
@@ -96,7 +91,7 @@ def test_loss_by_hand():
     """Two responses of three in the batch: 0.75 * (1 + 2) and -0.25 * 4, over 3; the token outside the mask does not count."""
     logps = torch.tensor([[-1.0, -2.0, -9.0], [-4.0, -9.0, -9.0]], requires_grad=True)
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    loss = reinforce_loss(logps, torch.tensor([0.75, -0.25]), mask, num_sequences=3)
+    loss, _ = reinforce_loss(logps, torch.tensor([0.75, -0.25]), mask, loss_type="sequence-sum", num_sequences=3)
     assert loss.item() == pytest.approx((0.75 * 3 - 0.25 * 4) / 3)
     loss.backward()
     assert torch.equal(logps.grad, torch.tensor([[-0.25, -0.25, 0.0], [0.25 / 3, 0.0, 0.0]]))
@@ -116,7 +111,7 @@ def test_what_a_run_leaves(whole_run):
     assert sum("trace" in line for line in traces) >= 6 and all(line["right"] == 0 for line in traces if "trace" in line)
     rows = rows_of(whole_run)
     assert 0 < rows[0]["flops"] < rows[1]["flops"] < rows[2]["flops"]
-    assert rows[0]["prefix/has_answer"] == 0 and "eval/unsolved/avg@1" in rows[0]
+    assert "eval/unsolved/avg@1" in rows[0]
     assert any("prefix/reward_with" in row for row in rows)
 
 

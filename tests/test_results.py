@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sampler import Rollout
+from common import Rollout
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 sys.path.insert(0, str(RESULTS))

@@ -7,9 +7,8 @@ import sys
 import pytest
 import torch
 
-from common import InputError, collate, completion_logps, sampling_gap
-from problems import build_prompt
-from sampler import TransformersSampler, make_sampler
+from common import TransformersSampler, build_prompt, collate, completion_logps, make_sampler, sampling_gap
+from plumbing import InputError
 
 
 @pytest.fixture
@@ -93,7 +92,7 @@ def test_end_token_is_kept_and_cut_rows_are_marked(tiny, sampler, prompts):
     assert {r.finished for r in sampler.generate(prompts, 8, 1.0, 12, seed=0)} == {True, False}
 
 
-def test_an_opening_is_simply_more_ids(tiny, sampler, prompts):
+def test_a_prefix_is_simply_more_ids(tiny, sampler, prompts):
     opening = tiny[1]("12+1=13; 13*3=39; ").input_ids
     (rollout,) = sampler.generate([prompts[1] + opening], 1, 0.0, 60, seed=0)
     assert tiny[1].decode(rollout.completion_ids).startswith("39-18=")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-import verifier
-from verifier import compare, exact_match, last_boxed, readable, verify
+from plumbing import verifier
+from plumbing.verifier import compare, exact_match, last_boxed, readable, verify
 
 ROOT = Path(__file__).resolve().parent.parent
 HANG = r"\boxed{10^{10^{10}}}"  # math-verify computes all ten billion digits
@@ -508,7 +508,7 @@ def test_a_worker_that_dies(worker):
 
 PARENT = r"""
 import os, signal, sys, threading, time
-import verifier
+from plumbing import verifier
 verifier._WORKERS[1:] = []
 verifier.verify([r"\boxed{x}"], [""], seconds=1)  # starts the worker; an empty gold needs no parsing
 print(verifier._WORKERS[0].process.pid, flush=True)

@@ -8,15 +8,15 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT
-from test_run import SMALL, children, few, rows_of, start  # noqa: F401
-from vllm_models import NAMES, compare, contexts, largest_gap, make, perturb
 
 import common
+import common as samplers
 import grpo
-import sampler as samplers
-from common import InputError, sampling_gap
-from sampler import VLLMSampler, make_sampler
+from common import VLLMSampler, make_sampler, sampling_gap
+from conftest import ROOT, SMALL, rows_of, start
+from plumbing import InputError
+from test_grpo import children
+from vllm_models import NAMES, compare, contexts, largest_gap, make, perturb
 
 LIMIT = 1e-4  # nats, the largest difference of any token; 5e-5 was the largest measured
 HEATS = [0.7, 1.0, 1.3]

@@ -30,11 +30,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
 import make  # noqa: E402
 import torch  # noqa: E402
 
-from common import derive_seed, load_model, score_rollouts  # noqa: E402
+from common import (  # noqa: E402
+    TransformersSampler,  # noqa: E402
+    build_prompt,  # noqa: E402
+    load_model,
+    score_rollouts,
+)
 from grpo import SETTINGS  # noqa: E402
-from problems import build_prompt, load_problems  # noqa: E402
-from sampler import TransformersSampler  # noqa: E402
-from verifier import last_boxed  # noqa: E402
+from plumbing import derive_seed  # noqa: E402
+from plumbing.data import load_problems  # noqa: E402
+from plumbing.verifier import last_boxed  # noqa: E402
 
 MAX_TOKENS = SETTINGS["max_tokens"][1]
 SCREEN = 128  # samples of every problem

@@ -18,9 +18,17 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 import torch  # noqa: E402
 from loss import memory, reset_peak  # noqa: E402
 
-from common import collate, completion_logps, group_advantages, grpo_loss, load_model, micro_batches, token_logps  # noqa: E402
-from problems import load_problems  # noqa: E402
-from sampler import TransformersSampler  # noqa: E402
+from common import (  # noqa: E402
+    TransformersSampler,  # noqa: E402
+    collate,
+    completion_logps,
+    group_advantages,
+    grpo_loss,
+    load_model,
+    micro_batches,
+    token_logps,
+)
+from plumbing.data import load_problems  # noqa: E402
 
 
 def timed(work):

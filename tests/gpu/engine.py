@@ -14,8 +14,12 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from common import collate, completion_logps, sampling_gap  # noqa: E402
-from sampler import make_sampler  # noqa: E402
+from common import (  # noqa: E402
+    collate,
+    completion_logps,
+    make_sampler,  # noqa: E402
+    sampling_gap,
+)
 
 SHAPE_7B = {"vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
             "num_key_value_heads": 4, "max_position_embeddings": 4096, "tie_word_embeddings": False, "eos_token_id": 151643}

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from common import load_model
-from problems import Shuffled, load_problems
+from plumbing.data import Shuffled, load_problems
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--prompts-per-step", "6", "--group-size", "4", "--eval-samples", "1", "--save-every", "1", "--max-tokens", "48"]
@@ -31,8 +31,8 @@ def rows(folder):
 
 
 def test_gradient_update_samples_and_checkpoint_are_those_of_one_process(tmp_path):
-    """13 rollouts in 5 micro-batches, so that one rank has an empty one: see tests/ranks_gradient.py."""
-    done = torchrun("tests/ranks_gradient.py", tmp_path)
+    """13 rollouts in 5 micro-batches, so that one rank has an empty one: see tests/distributed_gradient.py."""
+    done = torchrun("tests/distributed_gradient.py", tmp_path)
     assert done.returncode == 0 and "ranks agree" in done.stdout, done.stderr[-3000:]
 
 

@@ -6,8 +6,9 @@ import re
 import datasets
 import pytest
 
-from common import InputError, verify
-from problems import Shuffled, build_prompt, load_problems, set_name
+from common import build_prompt, verify
+from plumbing import InputError
+from plumbing.data import Shuffled, load_problems, set_name
 
 
 def load(tmp_path, tiny, rows, name="data.jsonl", **settings):

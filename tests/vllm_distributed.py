@@ -1,6 +1,6 @@
 """Two ranks that share one sharded model, each with an engine of its own: after every update both engines sample with the new weights.
 
-    torchrun --standalone --nproc-per-node 2 tests/vllm_ranks.py 1      # run by tests/vllm_engine.py; 2: one engine split over both ranks
+    torchrun --standalone --nproc-per-node 2 tests/vllm_distributed.py 1      # run by tests/vllm_engine.py; 2: one engine split over both ranks
 """
 
 import sys
@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+from common import VLLMSampler
+from plumbing import distributed
 from vllm_models import contexts, largest_gap, make
 
-import ranks
-from sampler import VLLMSampler
-
-ranks.WORLD = 1  # the engine is what is tested here: models are loaded whole, one is sharded below, and each rank draws its own samples
+distributed.WORLD_SIZE = 1  # the engine is what is tested here: models are loaded whole, one is sharded below, and each rank draws its own samples
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
 rank, world, tensor_parallel = dist.get_rank(), dist.get_world_size(), int(sys.argv[1])

@@ -1,0 +1,71 @@
+"""Flags, and how a script refuses them."""
+
+import contextlib
+import importlib
+import io
+import re
+import shutil
+
+import pytest
+
+import grpo
+from conftest import ROOT, SCRIPTS, SMALL, stopped
+from plumbing import InputError
+from plumbing.settings import MACHINE, one_line_errors, parse_settings
+
+
+@pytest.fixture
+def finished(few, tmp_path):
+    """The folder of a run of one step."""
+    grpo.main([*SMALL, *few, "--steps", "1", "--out", str(tmp_path / "finished")])
+    return str(tmp_path / "finished")
+
+
+def test_one_line_errors(finished, tmp_path):
+    folder = finished
+    new = (["--out", str(tmp_path / f"new{i}")] for i in range(9))
+    assert re.search(r"data file missing.jsonl: cannot be read", stopped(grpo.main, "--data", "missing.jsonl", *next(new)))
+    assert "--model ./nowhere: neither a folder with a model nor" in stopped(grpo.main, "--model", "./nowhere", *next(new))
+    assert "--model nobody/nothing: neither a folder with a model nor" in stopped(grpo.main, "--model", "nobody/nothing", *next(new))
+    assert re.search(r"tiny/train.jsonl line \d+: the prompt has \d+ tokens.*lower --max-tokens", stopped(grpo.main, "--max-tokens", "314", *next(new)))
+    broken = tmp_path / "broken"
+    shutil.copytree(ROOT / "tiny/model", broken)
+    (broken / "model.safetensors").write_bytes(b"cut off")
+    assert f"--model {broken}: neither a folder with a model nor" in stopped(grpo.main, "--model", str(broken), *next(new))
+    assert "no run here" in stopped(grpo.main, "--resume", str(tmp_path / "nothing"))
+    assert "that run had --model tiny/model, not other" in stopped(grpo.main, "--resume", folder, "--model", "other")
+    assert "that run had --lr 0.0008, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
+    assert f"continue the run in it with --resume {folder}" in stopped(grpo.main, "--out", folder)
+    assert "--group-size 0: must be above 0" in stopped(grpo.main, "--group-size", "0")
+    assert "--lr -1.0: must be 0 or more" in stopped(grpo.main, "--lr", "-1")
+    assert "cannot write there" in stopped(grpo.main, "--out", "/proc/nothing/run")
+
+
+def test_only_main_makes_a_line_of_an_error():
+    """In the library it is an ordinary exception, which `except Exception` of whoever copied a function catches."""
+    assert issubclass(InputError, Exception) and not issubclass(InputError, SystemExit)
+    with pytest.raises(InputError, match="no run here"):
+        parse_settings("", grpo.SETTINGS, ["--resume", "nowhere"])
+
+    @one_line_errors
+    def main(argv=None):
+        raise InputError("two\nlines")
+
+    assert stopped(main) == "error: two lines"
+
+
+def test_columns_of_the_table():
+    tiny, full, both = (parse_settings("", grpo.SETTINGS, flags) for flags in ([], ["--model", "some/model"], ["--model", "some/model", "--tiny"]))
+    assert (tiny.lr, full.lr, both.lr) == (8e-4, 1e-6, 8e-4) and (tiny.dtype, full.dtype, both.dtype) == ("float32", "bfloat16", "float32")
+    assert parse_settings("", grpo.SETTINGS, ["--group_size", "3"]).group_size == 3  # an underscore is as good as a hyphen
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_lists_the_methods_own_settings_first(script):
+    module = importlib.import_module(script)
+    with contextlib.redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit):
+        module.main(["--help"])
+    text = printed.getvalue()
+    at = [text.index(f"  --{name.replace('_', '-')}") for name in (*module.SETTINGS, *(name for name in MACHINE if name not in module.SETTINGS))]
+    assert at == sorted(at)
+    assert {"beta", "loss_type", "scale_by_std", "entropy_coef"} <= set(module.SETTINGS)  # none of these is a difference from grpo.py
