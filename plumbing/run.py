@@ -198,12 +198,13 @@ class Run(Folder):
         purpose: what the seed is made of.
         """
         args, contexts = self.args, [problem["prompt_ids"] for problem in problems]
-        seed = derive_seed(args.seed, *purpose)
+        seed, before = derive_seed(args.seed, *purpose), self.counted_as
         self.phase("sample")
         rollouts = self.sampler.generate(contexts, n, args.temperature, args.max_tokens, seed)
         self.phase("verify")
         golds = [problem["answer"] for problem in problems for _ in range(n)]
         score_rollouts(rollouts, golds, self.tokenizer, self.reward)
+        self.phase(before)
         return [rollouts[i * n : (i + 1) * n] for i in range(len(problems))]
 
     def evaluate(self):

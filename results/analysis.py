@@ -27,7 +27,7 @@ class Analyst:
         self.settings, self.sampler = settings, TransformersSampler(self.model, self.tokenizer, 256)
 
     def problems(self, source):
-        """The problems of a source, those of the embedded world each with its family."""
+        """The problems of a source, those of the tiny task each with its family."""
         problems = load_problems(source, self.tokenizer, instruction=self.settings["instruction"])
         if not source.startswith("tiny/"):
             return problems

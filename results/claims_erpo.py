@@ -1,4 +1,4 @@
-"""What ERPO claims, as statements that can fail, measured in the embedded world. Used by run.py.
+"""What ERPO claims, as statements that can fail, measured in the tiny task. Used by run.py.
 
     python results/run.py erpo                          # trains all arms and writes results/erpo.md
     python results/claims_erpo.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
@@ -48,7 +48,8 @@ ARMS = {
     "t_max-1.2": [*LONG, "--t-max", "1.2"],
     "t_max-2": [*LONG, "--t-max", "2.0"],
 }
-COMMANDS = {"permuted": ["results/erpo_permuted.py"]}
+COMMANDS = {arm: ["results/erpo_variants.py"] for arm in ARMS}
+COMMANDS["permuted"] = ["results/erpo_permuted.py"]
 SEEDS = range(8)
 METRICS = (
     "num_tokens",
@@ -59,7 +60,7 @@ METRICS = (
 SHOWN = ("erpo", "dapo", "ra", "dapo-hot")  # in the figure
 PANELS = {
     r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
-    "frac_reward_zero_std": "silent groups among all drawn",
+    "frac_reward_zero_std": "zero-variance groups among all drawn",
     r"temperature/decile_5": "median temperature of the questions",
 }
 ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")

@@ -1,4 +1,4 @@
-"""What Failure-Prefix Conditioning claims, as statements that can fail in the embedded world. For run.py.
+"""What Failure-Prefix Conditioning claims, as statements that can fail in the tiny task. For run.py.
 
     python results/run.py failure_prefix                          # all arms -> results/failure_prefix.md
     python results/claims_failure_prefix.py RUN                   # measures any finished run's model
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 from analysis import Analyst, interval, last_checkpoint, points, settings_of, verdict
+from failure_prefix_variants import behind_right
 
 from common import group_advantages
-from failure_prefix import first_failure, opening, training_items
+from failure_prefix import first_failure, prefix_of, training_items
 from plumbing.records import read_record, write_aside
 
 BANK = ["--compare", "--bank", "FIRST/bank.jsonl"]
@@ -25,8 +26,8 @@ QUIET = [*BANK, "--eval-every", "30"]  # arms that are in no figure
 ARMS = {
     "failure": ["--compare"],
     "plain": [*BANK, "--arm", "plain"],
-    "medium": [*BANK, "--arm", "medium"],
-    "correct": [*QUIET, "--arm", "correct"],
+    "medium": [*BANK, "--behind", "medium"],
+    "correct": [*QUIET, "--behind", "correct"],
     "tau-.25": [*QUIET, "--tau", "0.25"],
     "tau-.75": [*QUIET, "--tau", "0.75"],
     "cut-.25": [*QUIET, "--fixed-cut", "0.25"],
@@ -45,7 +46,8 @@ ARMS = {
         "400",
     ],  # more tokens than failure and its mining
 }
-COMMANDS = {"scored": ["results/failure_prefix_scored.py"]}
+COMMANDS = {arm: ["results/failure_prefix_variants.py"] for arm in ("failure", "medium", "correct")}
+COMMANDS["scored"] = ["results/failure_prefix_scored.py"]
 FEW = {"plain-long": 3}  # seeds
 METRICS = ("num_tokens",)
 SHOWN = ("failure", "plain", "medium")  # in the figure
@@ -87,7 +89,7 @@ def held_out(model, openings):
     }
     some = [p for p in problems if p["id"] in openings]
     for kind in ("failing", "right"):
-        contexts = [p["prompt_ids"] + opening(openings[p["id"]][kind], 0.3) for p in some]
+        contexts = [p["prompt_ids"] + prefix_of(openings[p["id"]][kind], 0.3) for p in some]
         result[kind] = model.rates(contexts, [p["answer"] for p in some], HELD_OUT, kind)
     by_id = dict(zip((p["id"] for p in problems), result["plain"], strict=True))
     result["without"] = [by_id[p["id"]] for p in some]
@@ -95,12 +97,13 @@ def held_out(model, openings):
 
 
 def signal(model, lines, arm):
-    """Over what an arm trains on: the share of silent groups, the share that success rates predict, the
+    """Over an arm's items: the share of zero-variance groups, the share that success rates predict, the
     mean size of an advantage, and the share of items at a success of .25 to .75."""
-    how = {"tau": model.settings["tau"], "fixed_cut": model.settings["fixed_cut"], "medium": (0, 0)}
-    items = training_items(
-        lines, {p["id"]: p for p in model.problems(model.settings["data"])}, arm=arm, **how
-    )
+    problems = {p["id"]: p for p in model.problems(model.settings["data"])}
+    how = {"tau": model.settings["tau"], "fixed_cut": model.settings["fixed_cut"]}
+    items = training_items(lines, problems, arm="plain" if arm == "plain" else "failure", **how)
+    if arm == "correct":
+        items = behind_right(items, [line for line in lines if "failure" in line], problems)
     contexts, golds = [item["prompt_ids"] for item in items], [item["answer"] for item in items]
     rewards = torch.tensor(
         [[r.reward for r in group] for group in model.groups(contexts, golds, GROUP, ("signal", arm))]
@@ -137,7 +140,8 @@ def main(folder, first, checkpoint=None):
         begin |= {arm: signal(base, lines, arm) for arm in ("failure", "plain", "correct")}
         start.write_text(json.dumps(begin))
     result = {"held_out": held_out(trained, openings)}
-    if settings["arm"] in ("failure", "plain") and settings["tau"] == 0.5 and not settings["fixed_cut"]:
+    ours = settings.get("behind", "failure") == "failure"
+    if ours and settings["tau"] == 0.5 and not settings["fixed_cut"]:
         result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
     return json.loads(start.read_text()), result
@@ -168,7 +172,7 @@ def report(start, found):
         **now,
     }.items():
         lines.append(
-            f"silent groups of {GROUP}, {name}: {one['silent']:.3f}; p^G + (1-p)^G says "
+            f"zero-variance groups of {GROUP}, {name}: {one['silent']:.3f}; p^G + (1-p)^G says "
             f"{one['predicted']:.3f}"
         )
     return "\n".join(lines)
@@ -226,7 +230,8 @@ def statements(logs):
     )
     yield (
         "S1 signal",
-        "silent groups of 8 at the start: plain .6 or more, openings a third of that or less; as p^8 + "
+        "zero-variance groups of 8 at the start: plain .6 or more, openings a third of that or less; as "
+        "p^8 + "
         "(1-p)^8 predicts, within .1",
         f"plain {silent['plain']:.2f}, openings {silent['failure']:.2f}; largest difference to the "
         f"prediction {off:.2f}",

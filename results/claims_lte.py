@@ -1,4 +1,4 @@
-"""What LTE claims, as statements that can fail, measured in the embedded world. Used by run.py.
+"""What LTE claims, as statements that can fail, measured in the tiny task. Used by run.py.
 
     python results/run.py lte                           # trains all arms and writes results/lte.md
     python results/claims_lte.py RUN FIRST_ARM_RUN      # measures one model -> RUN/analysis.json
@@ -23,11 +23,12 @@ ARMS = {
     "lte": ["--compare"],
     "grpo": ["--compare", "--arm", "grpo"],
     "extra": ["--compare", "--arm", "extra"],
-    "placebo": ["--compare", "--arm", "placebo", "--eval-every", "40"],
+    "placebo": ["--compare", "--placebo", "--eval-every", "40"],
     "entropy": ["--compare", "--entropy-coef", "0.003", "--eval-every", "40"],
     "grpo-entropy": ["--compare", "--arm", "grpo", "--entropy-coef", "0.003", "--eval-every", "40"],
     "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "40"],
 }
+COMMANDS = {"placebo": ["results/lte_variants.py"]}
 SEEDS = range(10)
 FEW = {"placebo": 3, "entropy": 6, "grpo-entropy": 4, "matched": 2}  # seeds
 METRICS = ("num_tokens", r"hint/(none|some|all)_pass", r"hint/(log_ratio|refine_rate)")
@@ -75,7 +76,7 @@ def hints(model):
         if wrong and not any(r.reward for r in group):
             cases.append((problem, wrong))
     golds, texts = [p["answer"] for p, _ in cases], {"instruction": "", "concise": settings["concise"]}
-    texts |= {name: settings[f"hint_{name}"] for name in ("before", "each", "between", "after")}
+    texts |= {"hint": settings["hint"], "separator": settings["hint_separator"]}
     others = [
         [a for a in wrong if a != p["answer"]]
         for (p, _), (_, wrong) in zip(cases, cases[1:] + cases[:1], strict=True)

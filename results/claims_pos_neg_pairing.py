@@ -1,4 +1,4 @@
-"""What positive-negative pairing claims, as statements that can fail, in the embedded world. Used by run.py.
+"""What positive-negative pairing claims, as statements that can fail, in the tiny task. Used by run.py.
 
     python results/run.py pos_neg_pairing                          # all arms -> results/pos_neg_pairing.md
     python results/claims_pos_neg_pairing.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
@@ -24,18 +24,20 @@ from pos_neg_pairing import pair_advantages
 ARMS = {
     "pool": ["--compare", "--arm", "pool"],  # its history is what the arm variance chooses from
     "pair": ["--compare"],
-    "variance": ["--compare", "--arm", "variance", "--history", "FIRST/history.jsonl"],
-    "mid": ["--compare", "--arm", "mid"],
-    "hard": ["--compare", "--arm", "hard"],
-    "easy": ["--compare", "--arm", "easy"],
-    "positive": ["--compare", "--arm", "positive"],
-    "negative": ["--compare", "--arm", "negative"],
-    "random": ["--compare", "--arm", "random"],
+    "variance": ["--compare", "--choose", "variance", "--history", "FIRST/history.jsonl"],
+    "mid": ["--compare", "--choose", "mid"],
+    "hard": ["--compare", "--choose", "hard"],
+    "easy": ["--compare", "--choose", "easy"],
+    "positive": ["--compare", "--choose", "positive"],
+    "negative": ["--compare", "--choose", "negative"],
+    "random": ["--compare", "--coin"],
     "weight-4": ["--compare", "--lambda-neg", "4"],
     "pooled-1": ["--compare", "--adv-mode", "role_pooled"],
     "pooled-4": ["--compare", "--adv-mode", "role_pooled", "--lambda-neg", "4"],
     "post-4": ["--compare", "--adv-mode", "post_weight", "--lambda-neg", "4"],
 }
+PLAIN = ("weight-4", "pooled-1", "pooled-4")  # arms that the script itself has
+COMMANDS = {arm: ["results/pos_neg_variants.py"] for arm in ARMS if arm not in PLAIN}
 SEEDS = range(20)
 FEW = {arm: 3 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
 METRICS = ("num_tokens", "grad_norm", "frac_reward_zero_std", r"pair/mixed_(positive|negative)")

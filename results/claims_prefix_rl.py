@@ -1,4 +1,4 @@
-"""What PrefixRL claims, as statements that can fail, measured in the embedded world. Used by run.py.
+"""What PrefixRL claims, as statements that can fail, measured in the tiny task. Used by run.py.
 
     python results/run.py prefix_rl                          # all arms -> results/prefix_rl.md
     python results/claims_prefix_rl.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
 
-from common import Rollout, collate, completion_logps, group_advantages
+from common import Rollout, collate, completion_logps, group_advantages, verify
 from plumbing.data import Shuffled
 from plumbing.records import read_record
 from prefix_rl import reinforce_loss, score_joined, training_set
@@ -34,11 +34,14 @@ ARMS = {
     "band-.6": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.6", "--cut-to", "0.8"],
 }
 COMMANDS = {
+    "mixture": ["results/prefix_rl_variants.py"],
+    "plain": ["results/prefix_rl_variants.py"],
+    "plain-64": ["results/prefix_rl_variants.py"],
     "sft": ["results/prefix_rl_baselines.py", "sft"],
     "weighted": ["results/prefix_rl_baselines.py", "weighted"],
 }
 FEW = {"band-.2": 2, "band-.4": 2, "band-.6": 2}  # seeds
-METRICS = ("prefix/silent_without", "prefix/has_answer")
+METRICS = ("prefix/zero_std_without", "prefix/has_answer")
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
 PANELS = {
     r"eval/unsolved/avg@\d+": "success on the unsolved questions",
@@ -83,7 +86,7 @@ def by_fraction(model, questions):
         rollouts = [r for group in groups for r in group]
         before = [opening for opening in openings for _ in range(SAMPLES)]
         golds = [q["answer"] for q in questions for _ in range(SAMPLES)]
-        score_joined(rollouts, before, golds, model.tokenizer, None)
+        score_joined(rollouts, before, golds, model.tokenizer, verify, None)
         table[str(fraction)] = [statistics.fmean(r.reward for r in group) for group in groups]
         if not fraction:
             surprise = [-logp for r in rollouts for logp in r.logps]
@@ -109,14 +112,20 @@ def gradients(model, items, settings, purpose, traces=None):
         for i in range(size - 1, len(rollouts), size) if traces else ():
             rollouts[i] = traces[tuple(rollouts[i].prompt_ids)]
         prefixes, golds = ([q[name] for q in part for _ in range(size)] for name in ("prefix", "answer"))
-        score_joined(rollouts, prefixes, golds, model.tokenizer, None)
+        score_joined(rollouts, prefixes, golds, model.tokenizer, verify, None)
         rewards = torch.tensor([r.reward for r in rollouts]).view(-1, size)
         advantages = group_advantages(rewards, scale_by_std=False).flatten().tolist()
         for rollout, advantage in zip(rollouts, advantages, strict=True):
             rollout.advantage = advantage
         batch = collate(rollouts, "cpu")
         logps, _ = completion_logps(model.model, batch, batch["temperatures"])
-        loss = reinforce_loss(logps, batch["advantages"], batch["completion_mask"], len(rollouts))
+        loss, _ = reinforce_loss(
+            logps,
+            batch["advantages"],
+            batch["completion_mask"],
+            loss_type="sequence-sum",
+            num_sequences=len(rollouts),
+        )
         found.append(
             torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.model.parameters()))])
         )
@@ -189,14 +198,15 @@ def statements(logs):
     def half(arm):
         return level(end[arm]) < level(end["mixture"]) / 2
 
-    name = "prefix/silent_without"
+    name = "prefix/zero_std_without"
     silent, early = (
         mean(mean(row[name] for row in rows[:last] if name in row) for rows in metrics["plain"])
         for last in (None, 21)
     )
     yield (
         "S1 plain RL stalls",
-        "95 % of its groups silent over the run, and less than half of PrefixRL's success at the end, "
+        "95 % of its groups of zero variance over the run, and less than half of PrefixRL's success at the "
+        "end, "
         "also with 64 responses",
         f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at "
         "the end plain "
@@ -324,7 +334,7 @@ def statements(logs):
     yield (
         "S10 openings of another model",
         "they work, perhaps less well",
-        "there is one embedded model",
+        "there is one tiny model",
         "not tested",
     )
     yield (
@@ -336,7 +346,7 @@ def statements(logs):
     yield (
         "S12 relatedness",
         "an unrelated context does not help",
-        "the embedded model cannot read a second problem in its context",
+        "the tiny model cannot read a second problem in its context",
         "not tested",
     )
     for arm in ("prefix-only", "band-.2", "band-.4", "band-.6"):

@@ -1,8 +1,10 @@
-"""ERPO with the temperatures dealt out among the questions by chance: as much heat, in the wrong places. A control of ours.
+"""ERPO with the temperatures dealt out among the questions by chance: as much heat, in the wrong places. A
+control of ours.
 
     python results/erpo_permuted.py --out FOLDER    other flags go to erpo.py
 
-Each question has a partner, the same over the whole run, and is sampled at the partner's temperature. What is remembered of it is its own.
+Each question has a partner, the same over the whole run, and is sampled at the partner's temperature. What is
+remembered of it is its own.
 """
 
 import random
@@ -19,19 +21,24 @@ from plumbing import derive_seed  # noqa: E402
 class Permuted(erpo.Tracker):
     """A Tracker that answers for every question with its partner's temperature."""
 
-    def __init__(self, *settings, **others):
-        super().__init__(*settings, **others)
-        self.partners = None
+    def __init__(self, start, step, highest):
+        super().__init__(start, step, highest)
+        self.partners = {}
 
     def temperature(self, question):
-        known = sorted(self.questions)
-        if question not in self.questions:  # the first visit of a question is at the start, as in ERPO
+        known = sorted(self.temperatures)
+        if question not in self.temperatures:  # the first visit of a question is at the start, as in ERPO
             return self.start
-        if self.partners is None or len(self.partners) != len(known):
+        if len(self.partners) != len(known):
             shuffled = list(known)
             random.Random(derive_seed("permuted", len(known))).shuffle(shuffled)
             self.partners = dict(zip(known, shuffled, strict=True))
         return super().temperature(self.partners[question])
+
+    def update(self, question, rewards):
+        own = erpo.Tracker(self.start, self.step, self.highest)
+        own.temperatures = self.temperatures
+        own.update(question, rewards)
 
 
 if __name__ == "__main__":

@@ -1,47 +1,42 @@
-"""Two ways to use old right answers that the PrefixRL paper compares with, built around prefix_rl.py's own loop.
+"""Two ways to use old right answers that the PrefixRL paper compares with, built around prefix_rl.py's own
+loop.
 
-    python results/prefix_rl_baselines.py sft --traces T --out FOLDER        supervised training on the traces, then RL on the questions alone
-    python results/prefix_rl_baselines.py weighted --traces T --out FOLDER   RL on the questions, the trace a member of every group, weighted by
-                                                                             p(model) / p(model that wrote it), token by token, up to CAP
+    python results/prefix_rl_baselines.py sft --traces T --out FOLDER
+        supervised training on the traces, then RL on the questions alone
+    python results/prefix_rl_baselines.py weighted --traces T --out FOLDER
+        RL on the questions, the trace a member of every group, weighted by p(model) / p(model that wrote it),
+        token by token, up to CAP
 
-Other flags go to prefix_rl.py. How the paper trained on the traces, and what it cut the weights at, was not found: EPOCHS, BATCH, LR and CAP are
-ours. The token weights leave out that the traces were selected for being right, as the paper's do.
+Other flags go to prefix_rl.py. How the paper trained on the traces, and what it cut the weights at, was not
+found: EPOCHS, BATCH, LR and CAP are ours. The token weights leave out that the traces were selected for being
+right, as the paper's do.
 """
 
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+import prefix_rl_variants
+import torch
 
-import torch  # noqa: E402
-
-import prefix_rl  # noqa: E402
-from common import (  # noqa: E402
-    Rollout,  # noqa: E402
-    collate,
-    completion_logps,
-    load_model,
-)
-from plumbing import derive_seed  # noqa: E402
-from plumbing.data import Shuffled, load_problems  # noqa: E402
-from plumbing.records import read_record  # noqa: E402
+import prefix_rl
+from common import Rollout, collate, completion_logps, load_model
+from plumbing import derive_seed
+from plumbing.data import Shuffled, load_problems
+from plumbing.records import read_record
+from plumbing.settings import parse_settings
 
 EPOCHS, BATCH, LR = 4, 8, 8e-4
 CAP = 2.0
-TINY = {name: row[1] for name, row in prefix_rl.SETTINGS.items()} | {"model": "tiny/model"}
 
 
-def flag(name, given):
-    """The value of a flag among those that were given, or the tiny setting."""
-    return type(TINY[name.replace("-", "_")])(given[given.index(f"--{name}") + 1]) if f"--{name}" in given else TINY[name.replace("-", "_")]
-
-
-def traces_of(given, model, tokenizer):
-    """The traces as Rollouts with the log-probabilities of the model that wrote them, by the text of the question."""
-    problems = {p["id"]: p for p in load_problems(TINY["data"], tokenizer)}
-    found = [(problems[line["id"]], line["trace"]) for line in read_record(flag("traces", given)) if "trace" in line]
-    rollouts = [Rollout(p["prompt_ids"], trace, [0.0] * len(trace), True, advantage=1.0) for p, trace in found]
+def traces_of(args, model, tokenizer):
+    """The traces as Rollouts, with the log-probabilities of the model that wrote them."""
+    problems = {p["id"]: p for p in load_problems(args.data, tokenizer)}
+    rollouts = []
+    for line in read_record(args.traces):
+        if "trace" in line:
+            ids, trace = problems[line["id"]]["prompt_ids"], line["trace"]
+            rollouts.append(Rollout(ids, trace, [0.0] * len(trace), True, advantage=1.0))
     with torch.no_grad():
         for rollout in rollouts:
             batch = collate([rollout], model.device)
@@ -50,12 +45,16 @@ def traces_of(given, model, tokenizer):
     return rollouts
 
 
-def supervised(given, out):
-    """Next-token prediction on the traces, their questions not scored -> folder of the model, and the operations it took."""
-    model, tokenizer = load_model(TINY["model"])
-    rollouts, parameters = traces_of(given, model, tokenizer), sum(weight.numel() for weight in model.parameters())
+def supervised(args, out):
+    """Next-token prediction on the traces, their questions not scored; the model goes to out -> operations it
+    took."""
+    model, tokenizer = load_model(args.model)
+    rollouts, parameters = (
+        traces_of(args, model, tokenizer),
+        sum(weight.numel() for weight in model.parameters()),
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.999), weight_decay=0.0)
-    order, tokens = Shuffled(rollouts, derive_seed(flag("seed", given), "sft")), 0
+    order, tokens = Shuffled(rollouts, derive_seed(args.seed, "sft")), 0
     for _ in range(EPOCHS * len(rollouts) // BATCH):
         part = order.draw(BATCH)
         batch = collate(part, model.device)
@@ -70,41 +69,43 @@ def supervised(given, out):
     return prefix_rl.flops(parameters, tokens, training=True)
 
 
-def spelled_out(given):
-    """All tiny settings as flags, for a model that is not the embedded one; what was given comes after them, and counts."""
-    flags = []
-    for name, value in TINY.items():
-        if isinstance(value, bool):
-            flags.append(f"--{name.replace('_', '-')}" if value else f"--no-{name.replace('_', '-')}")
-        elif name != "compare":
-            flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
-    return [*flags, *given]
-
-
 def main(kind, given):
+    """kind: "sft" or "weighted". given: flags of prefix_rl.py, and --traces."""
     torch.set_num_threads(1)
-    where = "--resume" if "--resume" in given else "--out"
-    taught = Path(given[given.index(where) + 1] + "-taught")
-    lines = read_record(flag("traces", given))
-    model, tokenizer = load_model(TINY["model"])
+    folder = given[given.index("--resume" if "--resume" in given else "--out") + 1]
+    plain = [word for word in given if word not in ("--resume", "--out", folder)]
+    args = parse_settings("", prefix_rl.SETTINGS, plain)
+    model, tokenizer = load_model(args.model)
     parameters = sum(weight.numel() for weight in model.parameters())
-    spent = prefix_rl.flops(parameters, sum(line["tokens"] for line in lines), training=False)
+    spent = prefix_rl.flops(
+        parameters, sum(line["tokens"] for line in read_record(args.traces)), training=False
+    )
+    prefix_rl_variants.install()
     if kind == "sft":
-        spent += supervised(given, taught)
-        return prefix_rl.main(spelled_out([*given, "--model", str(taught), "--arm", "plain", "--flops-before", str(spent)]))
-    traces = {tuple(rollout.prompt_ids): rollout for rollout in traces_of(given, model, tokenizer)}
-    size, score = flag("group-size", given), prefix_rl.score_joined
+        taught = Path(f"{folder}-taught")
+        spent += supervised(args, taught)
+        start = ["--model", str(taught), "--tiny", "--flops-before", str(float(spent))]
+        return prefix_rl.main([*given, "--arm", "plain", "--compare", *start])
+    traces = {tuple(rollout.prompt_ids): rollout for rollout in traces_of(args, model, tokenizer)}
+    size, score = args.group_size, prefix_rl.score_joined
 
     def with_traces(rollouts, *others):
         """The last response of every group gives way to the trace of its question."""
         for i in range(size - 1, len(rollouts), size):
-            trace = traces[tuple(rollouts[i].prompt_ids)]
-            rollouts[i] = Rollout(trace.prompt_ids, trace.completion_ids, trace.logps, True, temperature=rollouts[i].temperature)
+            trace, heat = traces[tuple(rollouts[i].prompt_ids)], rollouts[i].temperature
+            rollouts[i] = Rollout(trace.prompt_ids, trace.completion_ids, trace.logps, True, temperature=heat)
         score(rollouts, *others)
 
     prefix_rl.score_joined = with_traces
-    weights = ["--importance-cap", str(CAP), "--max-logp-gap", "1e9"]  # the gap between model and traces is meant to be there
-    return prefix_rl.main([*given, "--arm", "plain", "--compare", "--flops-before", str(spent), *weights])
+    weights = [
+        "--importance-cap",
+        str(CAP),
+        "--max-logp-gap",
+        "1e9",
+    ]  # the gap between model and traces is meant
+    return prefix_rl.main(
+        [*given, "--arm", "plain", "--compare", "--flops-before", str(float(spent)), *weights]
+    )
 
 
 if __name__ == "__main__":

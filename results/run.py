@@ -39,14 +39,14 @@ DEFAULTS = {
     "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
     "SEEDS": SEEDS,  # of the published table
     "FEW": {},  # {arm: how many of the seeds suffice}
-    # patterns of the metrics that the table needs; the last is for what tiny/README.md says of silent groups
+    # patterns of the metrics that the table needs; the last is for tiny/README.md
     "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
     "SHOWN": None,  # arms in the figure; None: all
     # the figure's panels, {pattern of a metric: title}
     "PANELS": {
         SCORE: "held-out score (avg@n)",
         "reward": "training reward",
-        "frac_reward_zero_std": "share of silent groups",
+        "frac_reward_zero_std": "share of zero-variance groups",
     },
     "AGAINST": ("step", "step"),  # the metric on the x-axis, and what it is called
     "ZOOMED": (),  # titles of panels that are not drawn from 0 to 1
@@ -160,7 +160,7 @@ took {statistics.median(seconds):.0f} s a run ({min(seconds):.0f} to {max(second
 
 
 def sweep_table(setting, logs):
-    """For each arm the held-out score at the start, its best and the end, and silent groups, as Markdown."""
+    """For each arm the held-out score at the start, its best and the end, as Markdown."""
     lines = []
     for arm in logs.arms:
         runs = logs.rows(arm)
@@ -169,7 +169,8 @@ def sweep_table(setting, logs):
         silent = [statistics.mean(row["frac_reward_zero_std"] for row in rows[1:][-10:]) for rows in runs]
         columns = [s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores], silent
         lines.append([arm.removeprefix(f"{setting}="), *map(spread, columns)])
-    head = f"| {setting} | held-out avg@n before | at its best | at the end | silent groups, last 10 steps |"
+    head = f"| {setting} | held-out avg@n before | at its best | at the end "
+    head += "| zero-variance groups, last 10 steps |"
     return f"{markdown(head, lines)}\n\nMean ± standard error over {len(runs)} seeds, in points."
 
 

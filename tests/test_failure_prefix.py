@@ -14,7 +14,8 @@ from conftest import ROOT, rows_of
 from failure_prefix import choose_cut, first_failure, mine, prefix_of, training_items
 
 SMALL = ["--steps", "3", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "2", "--eval-samples", "1", "--save-every", "1",
-         "--questions", "12", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15", "--cuts", "3", "--cut-samples", "4"]  # fmt: skip
+         "--questions", "12", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15",
+         "--cuts", "3", "--cut-samples", "4"]  # fmt: skip
 
 
 def response(ids, reward=0.0, finished=True):

@@ -1,4 +1,4 @@
-"""The embedded world: what the child writes, which problems there are, how they are split, and the probe's arithmetic."""
+"""The tiny task: what the child writes, which problems there are, how they are split, and the probe's arithmetic."""
 
 import json
 import random

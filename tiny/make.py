@@ -1,4 +1,4 @@
-r"""Make the embedded world: problems, tokenizer and starting model, all from one seed.
+r"""Make the tiny task: problems, tokenizer and starting model, all from one seed.
 
     python tiny/make.py                              # rewrites tiny/model, tiny/train.jsonl and tiny/test.jsonl; users never need to
     python tiny/make.py --seed 1 --out /tmp/world    # another world of the same kind; python tiny/probe.py measures one

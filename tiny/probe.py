@@ -1,4 +1,4 @@
-"""Measure whether the embedded world is what it has to be, before any method is run in it.
+"""Measure whether the tiny task is what it has to be, before any method is run in it.
 
     python tiny/probe.py                              # the shipped world; 20 minutes on two cores with other work on them
     python tiny/make.py --seed 1 --out /tmp/world && python tiny/probe.py --world /tmp/world
@@ -292,7 +292,7 @@ def stall(folders):
         silent = mean(r["frac_reward_zero_std"] for r in late)
         wrong = mean(r["frac_reward_zero_std"] - r["frac_all_right"] for r in late)
         scores = [r["eval/test/avg@4"] for r in rows if "eval/test/avg@4" in r]
-        yield (f"plain GRPO stalls, {folder.name}", "silent groups above .6 in the last 10 steps, .2 or more of all groups all wrong, "
+        yield (f"plain GRPO stalls, {folder.name}", "zero-variance groups above .6 in the last 10 steps, .2 or more of all groups all wrong, "
                "held-out gain over the last two evaluations below a fifth of the whole",
                f"silent {silent:.2f}, all wrong {wrong:.2f}; held out " + " ".join(f"{s:.2f}" for s in scores),
                silent > 0.6 and wrong >= 0.2 and scores[-1] - scores[-3] < 0.2 * (scores[-1] - scores[0]))

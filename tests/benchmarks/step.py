@@ -1,4 +1,4 @@
-"""Whole GRPO steps on the embedded model: this repository's grpo.py against TRL's GRPOTrainer, same work, one CPU thread each.
+"""Whole GRPO steps on the tiny model: this repository's grpo.py against TRL's GRPOTrainer, same work, one CPU thread each.
 
     pip install -r tests/benchmarks/requirements.txt
     python tests/benchmarks/step.py             # three rounds of both in turn, some minutes

@@ -1,0 +1,62 @@
+"""PrefixRL with the figures that only an analysis needs.
+
+    python results/prefix_rl_variants.py --flops-before 1e12    operations spent before, counted as well
+
+Other flags go to prefix_rl.py. Logs the share of prefixes that hold a boxed answer, and zero-variance groups
+with and without a prefix.
+"""
+
+import sys
+
+import variants
+
+import prefix_rl
+from plumbing.verifier import last_boxed
+
+GIVEN = variants.extend(prefix_rl, {"flops_before": (0.0, 0.0, "operations spent on the model before")})
+ITEMS, PREFIXES = [], []  # what is trained on; the prefix of each response of this step
+
+
+class Counting(prefix_rl.Run):
+    """A run that logs these figures."""
+
+    def steps(self, flops):
+        prefixes = [item["prefix"] for item in ITEMS if item["prefix"]]
+        leaks = sum(bool(last_boxed(self.tokenizer.decode(prefix))) for prefix in prefixes)
+        flops = GIVEN.args.flops_before + flops
+        return super().steps(**{"flops": flops, "prefix/has_answer": leaks / max(1, len(prefixes))})
+
+    def shared_metrics(self, rewards, *others):
+        metrics = super().shared_metrics(rewards, *others)
+        behind = [bool(prefix) for prefix in PREFIXES[:: self.args.group_size]]
+        zero_variance = (rewards == rewards[:, :1]).all(1)
+        for name, wanted in (("with", True), ("without", False)):
+            part = [prefixed == wanted for prefixed in behind]
+            if any(part):
+                metrics[f"prefix/zero_std_{name}"] = zero_variance[part].float().mean().item()
+        return metrics
+
+
+def training_set(*args, **settings):
+    """As prefix_rl.training_set."""
+    ITEMS[:] = TRAINING_SET(*args, **settings)
+    return list(ITEMS)
+
+
+def score_joined(rollouts, prefixes, *others):
+    """As prefix_rl.score_joined."""
+    PREFIXES[:] = prefixes
+    SCORE_JOINED(rollouts, prefixes, *others)
+
+
+TRAINING_SET, SCORE_JOINED = prefix_rl.training_set, prefix_rl.score_joined
+
+
+def install():
+    """Put the overrides in the place of prefix_rl's own."""
+    prefix_rl.Run, prefix_rl.training_set, prefix_rl.score_joined = Counting, training_set, score_joined
+
+
+if __name__ == "__main__":
+    install()
+    prefix_rl.main(sys.argv[1:])
