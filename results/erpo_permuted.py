@@ -18,6 +18,9 @@ import erpo  # noqa: E402
 from plumbing import derive_seed  # noqa: E402
 
 
+OWN = erpo.Tracker
+
+
 class Permuted(erpo.Tracker):
     """A Tracker that answers for every question with its partner's temperature."""
 
@@ -36,7 +39,7 @@ class Permuted(erpo.Tracker):
         return super().temperature(self.partners[question])
 
     def update(self, question, rewards):
-        own = erpo.Tracker(self.start, self.step, self.highest)
+        own = OWN(self.start, self.step, self.highest)
         own.temperatures = self.temperatures
         own.update(question, rewards)
 

@@ -1,6 +1,6 @@
 """ERPO's open choices read otherwise, and what its temperatures do, in detail.
 
-    python results/erpo_variants.py --t-rule reset          when T changes: ratchet, reset, updown, consecutive
+    python results/erpo_variants.py --t-rule reset          when T changes: ratchet, reset, updown, ...
     python results/erpo_variants.py --ra ra-2               how large RA's advantage is: ra-1, ra-2, ra-3
     python results/erpo_variants.py --score is_corrected    heated ones weighed by p(1) / p(T), up to --is-cap
 
@@ -19,33 +19,31 @@ from plumbing import derive_seed
 from plumbing.data import Shuffled
 
 RULES = ("ratchet", "reset", "updown", "consecutive")
-GIVEN = variants.extend(
-    erpo,
-    {
-        **variants.choices(erpo, "score", "is_corrected"),
-        "is_cap": (2.0, 2.0, "for --score is_corrected"),
-        "t_rule": (
-            "ratchet",
-            "ratchet",
-            "when a group is not all right: ratchet: T stays; reset: back to the start; updown: "
-            "one step back; consecutive: stays, and rises only after --t-patience all-right visits in a row",
-            RULES,
-        ),
-        "t_patience": (2, 2, "for --t-rule consecutive"),
-        "ra": (
-            "ra-1",
-            "ra-1",
-            "advantage in an all-right group; ra-1: 1/sqrt(G+1); ra-2: (1 + ra_size)/(G+1); ra-3: ra_size",
-            ("ra-1", "ra-2", "ra-3"),
-        ),
-        "ra_size": (0.1, 0.1, "for --ra ra-2 and ra-3"),
-        "probe_questions": (
-            0,
-            32,
-            "training questions sampled at three temperatures at every evaluation, 0: none",
-        ),
-    },
-)
+GIVEN = variants.Given()
+SETTINGS = {
+    **variants.choices(erpo, "score", "is_corrected"),
+    "is_cap": (2.0, 2.0, "for --score is_corrected"),
+    "t_rule": (
+        "ratchet",
+        "ratchet",
+        "when a group is not all right: ratchet: T stays; reset: back to the start; updown: "
+        "one step back; consecutive: stays, and rises only after --t-patience all-right visits in a row",
+        RULES,
+    ),
+    "t_patience": (2, 2, "for --t-rule consecutive"),
+    "ra": (
+        "ra-1",
+        "ra-1",
+        "advantage in an all-right group; ra-1: 1/sqrt(G+1); ra-2: (1 + ra_size)/(G+1); ra-3: ra_size",
+        ("ra-1", "ra-2", "ra-3"),
+    ),
+    "ra_size": (0.1, 0.1, "for --ra ra-2 and ra-3"),
+    "probe_questions": (
+        0,
+        32,
+        "training questions sampled at three temperatures at every evaluation, 0: none",
+    ),
+}
 
 
 class History(erpo.Tracker):
@@ -56,12 +54,19 @@ class History(erpo.Tracker):
         self.rule, self.patience = rule or GIVEN.args.t_rule, patience or GIVEN.args.t_patience
         self.streaks = {}  # all-right visits in a row, by question
         self.again = []  # of visits after an all-right one: (temperature, mixed now?)
+        self.drawn = {}  # temperatures that were asked for, by question: it may come up twice in one draw
+
+    def temperature(self, question):
+        temperature = super().temperature(question)
+        self.drawn.setdefault(question, []).append(temperature)
+        return temperature
 
     def update(self, question, rewards):
-        temperature, streak = self.temperature(question), self.streaks.get(question, 0)
+        temperature, streak = super().temperature(question), self.streaks.get(question, 0)
+        sampled_at = (self.drawn.get(question) or [temperature]).pop(0)
         all_right, mixed = bool((rewards == 1).all()), bool((rewards != rewards[0]).any())
         if streak:
-            self.again.append((round(temperature, 1), mixed))
+            self.again.append((round(sampled_at, 1), mixed))
         self.streaks[question] = streak + 1 if all_right else 0
         if all_right and (self.rule != "consecutive" or self.streaks[question] >= self.patience):
             temperature = min(temperature + self.step, self.highest)
@@ -133,4 +138,5 @@ PLAIN_WEIGHTS = erpo.scoring_weights
 if __name__ == "__main__":
     erpo.Tracker, erpo.Run = History, Probing
     erpo.ra_advantage, erpo.scoring_weights = ra_advantage, scoring_weights
+    variants.extend(erpo, SETTINGS, GIVEN)
     erpo.main(sys.argv[1:])

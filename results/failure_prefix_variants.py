@@ -15,14 +15,12 @@ import variants
 
 import failure_prefix
 
-GIVEN = variants.extend(
-    failure_prefix,
-    {
-        "behind": ("failure", "failure", "what to train behind", ("failure", "correct", "medium")),
-        "medium_low": (13, 13, "fewest right ones of a medium question"),
-        "medium_high": (19, 19, "most right ones of a medium question"),
-    },
-)
+GIVEN = variants.Given()
+SETTINGS = {
+    "behind": ("failure", "failure", "what to train behind", ("failure", "correct", "medium")),
+    "medium_low": (13, 13, "fewest right ones of a medium question"),
+    "medium_high": (19, 19, "most right ones of a medium question"),
+}
 
 
 def mine(questions, draw, **how):
@@ -79,4 +77,5 @@ MINE, ITEMS = failure_prefix.mine, failure_prefix.training_items
 
 if __name__ == "__main__":
     failure_prefix.mine, failure_prefix.training_items = mine, training_items
+    variants.extend(failure_prefix, SETTINGS, GIVEN)
     failure_prefix.main(sys.argv[1:])

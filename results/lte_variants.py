@@ -16,24 +16,21 @@ import variants
 import lte
 from plumbing import distributed
 
-GIVEN = variants.extend(
-    lte,
-    {
-        "placebo": (False, False, "hint with another question's wrong answers"),
-        "behaviour": (
-            "hinted",
-            "hinted",
-            "what the ratio of hinted members is divided by; hinted: their probability under "
-            "the hint; one: 1",
-            ("hinted", "one"),
-        ),
-        "part_norms": (
-            False,
-            True,
-            "log gradient norms of hinted and plain members; takes one more copy of the gradients",
-        ),
-    },
-)
+GIVEN = variants.Given()
+SETTINGS = {
+    "placebo": (False, False, "hint with another question's wrong answers"),
+    "behaviour": (
+        "hinted",
+        "hinted",
+        "what the ratio of hinted members is divided by; hinted: their probability under the hint; one: 1",
+        ("hinted", "one"),
+    ),
+    "part_norms": (
+        False,
+        True,
+        "log gradient norms of hinted and plain members; takes one more copy of the gradients",
+    ),
+}
 HINTED_PART = []  # gradients of hinted members alone, one a weight
 HINTED_TEXTS = []  # of the hinted members of this step that are trained on
 
@@ -121,4 +118,5 @@ GIVEN.hinted_next = True
 if __name__ == "__main__":
     lte.retry_prompts, lte.lte_loss, lte.completion_logps = retry_prompts, lte_loss, completion_logps
     lte.sampling_gap, lte.micro_batches, lte.hint_metrics = sampling_gap, micro_batches, hint_metrics
+    variants.extend(lte, SETTINGS, GIVEN)
     lte.main(sys.argv[1:])

@@ -1,12 +1,12 @@
 """Other questions than the pair, other readings of the weight, and a new pair now and then.
 
-    python results/pos_neg_variants.py --choose hard                  two of q+; easy: of q-; positive, negative: one;
-                                                                      mid: the two nearest to one half
-    python results/pos_neg_variants.py --arm pool                     leaves history.jsonl, the accuracies of every visit
-    python results/pos_neg_variants.py --choose variance --history H  the two whose accuracy varied most
-    python results/pos_neg_variants.py --coin                         the pair, rewards by a coin
-    python results/pos_neg_variants.py --adv-mode pair_pooled         or post_weight, center_only
-    python results/pos_neg_variants.py --resample-every 10            probe and choose anew
+    pos_neg_variants.py --choose hard                  two of q+; easy: of q-; positive, negative: one;
+                                                       mid: the two nearest to one half
+    pos_neg_variants.py --arm pool                     leaves history.jsonl, the accuracies of every visit
+    pos_neg_variants.py --choose variance --history H  the two whose accuracy varied most
+    pos_neg_variants.py --coin                         the pair, rewards by a coin
+    pos_neg_variants.py --adv-mode pair_pooled         or post_weight, center_only
+    pos_neg_variants.py --resample-every 10            probe and choose anew
 
 Other flags go to pos_neg_pairing.py. Logs what rare events hold of the squared advantages, and distinct
 answers a question.
@@ -34,16 +34,14 @@ NEEDED = {
     "positive": (1, 0),
     "negative": (0, 1),
 }  # of q+, of q-
-GIVEN = variants.extend(
-    pos_neg_pairing,
-    {
-        **variants.choices(pos_neg_pairing, "adv_mode", "pair_pooled", "post_weight", "center_only"),
-        "choose": ("pair", "pair", "which questions", (*NEEDED, "mid", "variance")),
-        "history": ("", "", "history.jsonl of a run of the arm pool, for --choose variance"),
-        "coin": (False, False, "rewards by a coin"),
-        "resample_every": (0, 0, "steps after which to probe and choose anew, 0: never"),
-    },
-)
+GIVEN = variants.Given()
+SETTINGS = {
+    **variants.choices(pos_neg_pairing, "adv_mode", "pair_pooled", "post_weight", "center_only"),
+    "choose": ("pair", "pair", "which questions", (*NEEDED, "mid", "variance")),
+    "history": ("", "", "history.jsonl of a run of the arm pool, for --choose variance"),
+    "coin": (False, False, "rewards by a coin"),
+    "resample_every": (0, 0, "steps after which to probe and choose anew, 0: never"),
+}
 
 
 def choose(rates, how, *, group_size, band, rng, hard=None, history=None):
@@ -251,4 +249,5 @@ if __name__ == "__main__":
     )
     pos_neg_pairing.score_rollouts, pos_neg_pairing.pair_advantages = score_rollouts, pair_advantages
     pos_neg_pairing.pair_metrics = pair_metrics
+    variants.extend(pos_neg_pairing, SETTINGS, GIVEN)
     pos_neg_pairing.main(sys.argv[1:])

@@ -13,7 +13,8 @@ import variants
 import prefix_rl
 from plumbing.verifier import last_boxed
 
-GIVEN = variants.extend(prefix_rl, {"flops_before": (0.0, 0.0, "operations spent on the model before")})
+GIVEN = variants.Given()
+SETTINGS = {"flops_before": (0.0, 0.0, "operations spent on the model before")}
 ITEMS, PREFIXES = [], []  # what is trained on; the prefix of each response of this step
 
 
@@ -55,6 +56,7 @@ TRAINING_SET, SCORE_JOINED = prefix_rl.training_set, prefix_rl.score_joined
 def install():
     """Put the overrides in the place of prefix_rl's own."""
     prefix_rl.Run, prefix_rl.training_set, prefix_rl.score_joined = Counting, training_set, score_joined
+    variants.extend(prefix_rl, SETTINGS, GIVEN)
 
 
 if __name__ == "__main__":

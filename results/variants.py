@@ -1,9 +1,11 @@
 """What the scripts of side arms share: how they add settings to a method, and see them in what they override.
 
-    given = variants.extend(erpo, {"ra_size": (0.1, 0.1, "...")})       # before erpo.main runs
-    erpo.ra_advantage = lambda group_size: given.args.ra_size           # while it runs
+    GIVEN = variants.Given()
+    erpo.ra_advantage = lambda group_size: GIVEN.args.ra_size           # the override
+    variants.extend(erpo, {"ra_size": (0.1, 0.1, "...")}, GIVEN)        # last, before erpo.main runs
 
 An override is a function put in the place of the method's own, in its module: main() calls it by that name.
+Nothing is put anywhere when a variant is imported, only when it is run.
 """
 
 import sys
@@ -14,13 +16,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 
-def extend(module, settings):
-    """Give a method's script more settings -> namespace with `args`, once they are parsed, and `run`, once it
-    began.
+class Given(SimpleNamespace):
+    """What overrides know: `args`, once they are parsed, `run`, once it began, and their own notes."""
+
+    args = run = None
+
+
+def extend(module, settings, given):
+    """Give a method's script more settings, and `given` its args and its run.
 
     settings: as a script's own, {name: (with --model, tiny, meaning, permitted values if they are few)}.
     """
-    given = SimpleNamespace(args=None, run=None)
     parse, Run = module.parse_settings, module.Run
     module.SETTINGS = module.SETTINGS | settings
 
@@ -36,7 +42,6 @@ def extend(module, settings):
             super().__init__(*arguments)
 
     module.parse_settings, module.Run = parse_settings, Known
-    return given
 
 
 def choices(module, name, *more):

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from common import Rollout
 
@@ -119,18 +120,6 @@ def test_a_run_that_is_missing_is_run_and_packed(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "grpo-steps.md").read_text() == table and "\n| 1 | " in table
 
 
-def test_the_readme_quotes_the_tables():
-    readme = (RESULTS.parent / "README.md").read_text()
-    for method in TABLES:
-        section = readme.split(f"### `{method}.py`")[1].split("\n### ")[0].split("\n## ")[0]
-        rows = (RESULTS / f"{method}.md").read_text().splitlines()
-        verdicts = ("| held |", "| **failed** |", "| reported |")
-        quoted = [row for row in section.splitlines() if row.endswith(verdicts)]
-        held, failed = (sum(row.endswith(end) for row in rows) for end in ("| held |", "| **failed** |"))
-        assert len(quoted) >= 4 and set(quoted) <= set(rows), method
-        assert f"{held} of {held + failed} statements held; [all rows](results/{method}.md)" in section
-
-
 def test_intervals_over_paired_seeds():
     ones, others = [[3, 5], [1, 1], [9, 9]], [[1, 1], [0, 2]]
     assert analysis.differences(ones, others) == [[2, 4], [1, -1]]  # the seeds that both have
@@ -152,7 +141,7 @@ def test_permuted_temperatures_are_the_same_ones():
     tracker = erpo_permuted.Permuted(start=1.0, step=0.05, highest=1.5)
     for name in range(1, 9):
         for _ in range(name):
-            tracker.update(name, all_right=True)
+            tracker.update(name, torch.ones(4))
     own = [super(erpo_permuted.Permuted, tracker).temperature(name) for name in range(1, 9)]
     dealt = [tracker.temperature(name) for name in range(1, 9)]
     assert sorted(dealt) == sorted(own) and dealt != own and tracker.temperature("new") == 1.0

@@ -27,9 +27,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tiny")]
 
-import make  # noqa: E402
 import torch  # noqa: E402
 
+import make  # noqa: E402
 from common import (  # noqa: E402
     TransformersSampler,  # noqa: E402
     build_prompt,  # noqa: E402

@@ -1,0 +1,148 @@
+"""The scripts under results/ that hold the arms which only serve experiments."""
+
+import importlib
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from common import Rollout
+from conftest import ROOT, rows_of
+from plumbing import InputError
+
+sys.path.insert(0, str(ROOT / "results"))
+erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants = map(
+    importlib.import_module, ("erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants"))
+BOTH = torch.tensor([1, -1])
+
+
+def group(right, size=8):
+    return torch.tensor([[1.0] * right + [0.0] * (size - right)])
+
+
+def test_importing_a_variant_changes_nothing():
+    import erpo
+
+    assert erpo.Tracker.__module__ == erpo.Run.__init__.__module__.replace("plumbing.run", "erpo") == "erpo" and "t_rule" not in erpo.SETTINGS
+
+
+# ---- ERPO ----
+
+HISTORY = [True, True, False, True, True, True, True]
+
+
+@pytest.mark.parametrize(("rule", "temperatures"), [
+    ("ratchet", [1.2, 1.4, 1.4, 1.5, 1.5, 1.5, 1.5]),
+    ("reset", [1.2, 1.4, 1.0, 1.2, 1.4, 1.5, 1.5]),
+    ("updown", [1.2, 1.4, 1.2, 1.4, 1.5, 1.5, 1.5]),
+    ("consecutive", [1.0, 1.2, 1.2, 1.2, 1.4, 1.5, 1.5]),
+])  # fmt: skip
+def test_rules_on_a_written_out_history(rule, temperatures):
+    tracker, seen = erpo_variants.History(1.0, 0.2, 1.5, rule, patience=2), []
+    for all_right in HISTORY:
+        tracker.update("q", torch.tensor([1.0, float(all_right)]))
+        seen.append(tracker.temperatures["q"])
+    assert seen == pytest.approx(temperatures)
+    tracker = erpo_variants.History(1.0, 0.2, 1.5, rule, patience=2)
+    tracker.update("q", torch.tensor([0.0, 0.0]))
+    assert tracker.temperatures["q"] == 1.0  # never below the start
+
+
+def test_what_is_logged_of_the_temperatures():
+    """Four questions; two were all right at their last visit, one of these comes out mixed now."""
+    tracker, solved, mixed = erpo_variants.History(1.0, 0.25, 1.5, "ratchet", 2), torch.ones(2), torch.tensor([1.0, 0.0])
+    now = []
+    for question, before, rewards in (("a", [solved], mixed), ("b", [solved, solved], solved), ("c", [solved, mixed], mixed), ("d", [], solved)):
+        for earlier in before:
+            tracker.update(question, earlier)
+        now.append((question, rewards))
+    tracker.metrics()  # forgets the visits so far
+    for question, rewards in now:
+        assert tracker.temperature(question) in (1.0, 1.25, 1.5)
+        tracker.update(question, rewards)
+    metrics = tracker.metrics()
+    assert metrics["temperature/revived"] == 0.5
+    assert {name: value for name, value in metrics.items() if "@" in name} == {
+        "temperature/visits@1.2": 1, "temperature/visits@1.5": 1, "temperature/revived@1.2": 1, "temperature/revived@1.5": 0}  # fmt: skip
+    assert metrics["temperature/mean"] == 1.3125 and metrics["temperature/at_max"] == 0.25  # 1.25, 1.5, 1.25, 1.25
+    assert [metrics[f"temperature/decile_{d}"] for d in (1, 5, 9)] == [1.25, 1.25, 1.25]
+
+
+# ---- failure prefixes ----
+
+
+def test_a_right_answer_to_each_question_is_kept_and_cut():
+    groups = [[Rollout([1], [9, 9, 9, 2], [0.0] * 4, True, reward=1.0)] * 3 + [Rollout([1], [7, 8], [0.0] * 2, True)]]
+    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0}
+    (line,) = failure_prefix_variants.mine([{"id": 0, "prompt_ids": [1], "answer": ""}], lambda some, n: groups if some else [], **how)
+    assert line["failure"] == [7, 8] and line["correct"] == [9, 9, 9, 2]
+    items = [{"id": 0, "prompt_ids": [1, 7], "prefix": 1}]
+    assert failure_prefix_variants.behind_right(items, [line], {0: {"prompt_ids": [1]}}) == [{"id": 0, "prompt_ids": [1, 9], "prefix": 1}]
+
+
+# ---- pairing ----
+
+
+def test_pooled_readings():
+    pooled = pos_neg_variants.pair_advantages(torch.cat([group(1), group(7)]), BOTH, "pair_pooled", 3.0)
+    scale = (15 / 16) ** 0.5
+    assert pooled[0].tolist() == pytest.approx([scale] + [-scale] * 7) and pooled[1].tolist() == pytest.approx([scale] * 7 + [-scale])
+
+
+def test_readings_in_which_the_weight_acts():
+    post = pos_neg_variants.pair_advantages(group(1), torch.tensor([1]), "post_weight", 3.0)[0]
+    plain = pos_neg_variants.pair_advantages(group(1), torch.tensor([1]))[0]
+    assert torch.allclose(post, plain * torch.tensor([1.0] + [3.0] * 7), rtol=1e-4)
+    assert pos_neg_variants.pair_advantages(group(2, 4), torch.tensor([0]), "center_only", 3.0).tolist() == [[2.0, 2.0, -2.0, -2.0]]
+
+
+def test_what_rare_events_hold():
+    both = torch.cat([group(1), group(7)])
+    assert pos_neg_variants.rare_share(pos_neg_variants.pair_advantages(both, BOTH), both, BOTH) == pytest.approx(7 / 8, rel=1e-5)
+    assert pos_neg_variants.rare_share(torch.zeros(1, 8), group(0), torch.tensor([1])) == 0
+
+
+def test_which_questions():
+    rates = {"none": 0.0, "rare": 1 / 8, "seldom": 2 / 8, "half": 0.5, "third": 0.4, "often": 6 / 8, "mostly": 7 / 8, "always": 1.0}
+
+    def pick(how, **others):
+        return pos_neg_variants.choose(rates, how, **{"group_size": 8, "band": 2, "rng": random.Random(0)} | others)
+
+    assert pick("pair", band=1) == [("rare", 1), ("mostly", -1)] and pick("positive")[0][1] == 1
+    assert {q for q, _ in pick("hard")} == {"rare", "seldom"} and {q for q, _ in pick("easy")} == {"often", "mostly"}
+    assert pick("mid") == [("half", 0), ("third", 0)]
+    assert pick("variance", history={"half": [0.5, 0.5], "rare": [0, 1], "often": [0.2, 0.9], "new": [0.3]}) == [("rare", 0), ("often", 0)]
+    with pytest.raises(InputError, match="in the band of q\\+"):
+        pick("pair", hard={"half"})
+    with pytest.raises(InputError, match="no two questions"):
+        pick("variance", history={"half": [0.5]})
+
+
+# ---- whole runs ----
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script, flags", [
+    ("erpo", ["--t-rule", "reset", "--ra", "ra-2", "--questions", "24", "--max-draws", "2"]),
+    ("lte", ["--placebo"]),
+    ("pos_neg", ["--resample-every", "1", "--questions", "60", "--probe-samples", "8"]),
+    ("prefix_rl", ["--questions", "1", "--screen-samples", "2", "--max-attempts", "64", "--max-flops", "0.0"]),
+    ("failure_prefix", ["--behind", "correct", "--questions", "2", "--screen-samples", "8", "--saturated-low", "6", "--saturated-high", "7"]),
+])  # fmt: skip
+def test_a_variant_runs_and_resumes(tmp_path, few_test, script, flags):
+    def run(*given):
+        command = [sys.executable, f"results/{script}_variants.py", *given]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+    small = ["--compare", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1", "--eval-sets", few_test, "--save-every", "1"]
+    run(*small, *flags, "--eval-every", "9", "--steps", "3", "--out", str(tmp_path / "straight"))
+    run(*small, *flags, "--eval-every", "9", "--steps", "2", "--out", str(tmp_path / "halves"))
+    run("--resume", str(tmp_path / "halves"), "--steps", "3", "--seed", "0", *flags)
+    straight, halves = rows_of(tmp_path / "straight"), rows_of(tmp_path / "halves")
+    assert straight[1] == halves[1] and straight[3] == halves[3]
+    settings = json.loads((tmp_path / "halves" / "args.json").read_text())["settings"]
+    assert all(str(settings[flag[2:].replace("-", "_")]) in (*flags, "True") for flag in flags if flag.startswith("--"))
