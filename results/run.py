@@ -39,8 +39,9 @@ DEFAULTS = {
     "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
     "SEEDS": SEEDS,  # of the published table
     "FEW": {},  # {arm: how many of the seeds suffice}
-    # patterns of the metrics that the table needs; the last is for tiny/README.md
+    # patterns of the metrics that the tables need
     "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
+    "SCORES": False,  # whether the first arm's scores before and after are shown beside the statements
     "SHOWN": None,  # arms in the figure; None: all
     # the figure's panels, {pattern of a metric: title}
     "PANELS": {
@@ -160,16 +161,18 @@ took {statistics.median(seconds):.0f} s a run ({min(seconds):.0f} to {max(second
 
 
 def sweep_table(setting, logs):
-    """For each arm the held-out score at the start, its best and the end, as Markdown."""
+    """For each arm and held-out set the score at the start, its best and the end, as Markdown."""
     lines = []
     for arm in logs.arms:
         runs = logs.rows(arm)
-        name = next(n for n in runs[0][0] if re.fullmatch(SCORE, n))
-        scores = [[row[name] for row in rows if name in row] for rows in runs]
-        silent = [statistics.mean(row["frac_reward_zero_std"] for row in rows[1:][-10:]) for rows in runs]
-        columns = [s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores], silent
-        lines.append([arm.removeprefix(f"{setting}="), *map(spread, columns)])
-    head = f"| {setting} | held-out avg@n before | at its best | at the end "
+        same = [statistics.mean(row["frac_reward_zero_std"] for row in rows[1:][-10:]) for rows in runs]
+        for name in (n for n in runs[0][0] if re.fullmatch(SCORE, n)):
+            scores = [[row[name] for row in rows if name in row] for rows in runs]
+            columns = [s[0] for s in scores], [max(s) for s in scores], [s[-1] for s in scores]
+            deviation = statistics.stdev(columns[-1]) if len(runs) > 1 else float("nan")
+            cells = [*map(spread, columns), f"{100 * deviation:.1f}", spread(same)]
+            lines.append([arm.removeprefix(f"{setting}="), name.split("/")[1], *cells])
+    head = f"| {setting} | set | before | at its best | at the end | its deviation over seeds "
     head += "| zero-variance groups, last 10 steps |"
     return f"{markdown(head, lines)}\n\nMean ± standard error over {len(runs)} seeds, in points."
 
@@ -268,7 +271,7 @@ def main(argv=None):
     elif args.sweep:
         name += f"-{args.sweep[0]}"
         text += f"\n\n{sweep_table(args.sweep[0], logs)}\n"
-    else:
+    if plan.SCORES or not plan.claims and not args.sweep:
         text += f"\n\n{before_and_after(logs)}\n"
     (RESULTS / f"{name}.md").write_text(text)
     if not args.sweep:
