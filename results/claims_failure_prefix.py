@@ -137,7 +137,8 @@ def main(folder, first, checkpoint=None):
     if not start.exists():
         base = Analyst(settings["model"], settings)
         begin = {"held_out": held_out(base, openings), "failing_again": again(base, lines)}
-        begin |= {arm: signal(base, lines, arm) for arm in ("failure", "plain", "correct")}
+        arms = ["failure", "plain"] + ["correct"] * any("correct" in line for line in lines)
+        begin |= {arm: signal(base, lines, arm) for arm in arms}
         start.write_text(json.dumps(begin))
     result = {"held_out": held_out(trained, openings)}
     ours = settings.get("behind", "failure") == "failure"
