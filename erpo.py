@@ -82,7 +82,8 @@ SETTINGS = {
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
     "eval_every": (20, 15, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (4, 4, "responses to each held-out question; ours"),
+    "eval_samples": (2, 4, "responses to each held-out question; ours"),
+    "final_eval_samples": (4, 0, "the same, before and after training, 0: as many; reviews: 4 on MATH-500"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
 }
 PANELS = {"temperature/mean": "mean temperature of the questions",

@@ -80,7 +80,8 @@ SETTINGS = {
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; not found; ours"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; the paper has a variant with one; not found"),
     "eval_every": (10, 10, "steps between evaluations (one comes before step 1 and one at the end); figures"),
-    "eval_samples": (4, 4, "responses to each held-out question; ours"),
+    "eval_samples": (1, 4, "responses to each held-out question; ours (figures: 4, on a set not found)"),
+    "final_eval_samples": (4, 0, "the same, before and after training, 0: as many; derived from tables"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
 }
 PANELS = {"hint/none_pass": "questions with no right answer", r"eval/[^/]+/pass@4": "held-out pass@4",

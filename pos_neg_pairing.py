@@ -82,7 +82,8 @@ SETTINGS = {
     "beta": (0.001, 0.0, "weight of the KL term to the starting model; base repository"),
     "entropy_coef": (0.001, 0.0, "weight of an entropy bonus; base repository"),
     "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (256, 8, "responses to each held-out question; ours"),
+    "eval_samples": (4, 8, "responses to each held-out question; ours"),
+    "final_eval_samples": (128, 0, "the same, before and after training, 0: as many; not found; ours"),
     "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; ours"),
 }
 PANELS = {r"eval/[^/]+/pass@8": "held-out pass@8", r"pair/reward_.*": "success on the two questions",
@@ -189,7 +190,7 @@ def main(argv=None):
     pool = Shuffled(run.problems, args.seed).draw(min(args.questions or len(run.problems), len(run.problems)))
     order, pair, spent = Shuffled(pool, args.seed), [], 0
     if args.arm == "pair":
-        hard = run.load(args.hard_data) if args.hard_data else []
+        hard = run.load(args.hard_data, run.longest_prompt) if args.hard_data else []
         pair, spent = find_pair(run, pool, hard)                                                       # (1)
     trained_on = {str(question["problem"]) for question in pair}
     for name, problems in run.eval_sets.items():

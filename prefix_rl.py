@@ -79,10 +79,11 @@ SETTINGS = {
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; not stated; ours"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; not stated; ours"),
     "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (256, 4, "responses to each held-out question; appendix F.2"),
+    "eval_samples": (1, 4, "responses to each held-out question, and always to unsolved ones; ours"),
+    "final_eval_samples": (256, 0, "to held-out ones before and after training, 0: as many; appendix F.2"),
     "eval_temperature": (0.7, 1.0, "sampling temperature in evaluation; appendix F.2 (tiny: as in training)"),
 }
-PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions",
+PANELS = {"eval/unsolved/avg@n": "success on the unsolved questions",
           "prefix/reward_without": "reward without a prefix",
           "prefix/reward_with": "reward behind prefixes"}  # of curves.png
 
@@ -209,7 +210,7 @@ def main(argv=None):
     items = training_set(                                                                              # (2)
         by_id, traces, arm=args.arm, cuts=args.cuts, low=args.cut_from, high=args.cut_to, seed=args.seed)
     items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # room to answer
-    run.eval_sets["unsolved"] = [by_id[name] for name in traces]
+    run.own_sets["unsolved"] = [by_id[name] for name in traces]
     order = Shuffled(items, args.seed)
     run.restore(order=order)
     collected = flops(parameters, spent, training=False) if args.arm != "plain" else 0

@@ -135,6 +135,11 @@ class Folder:
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
 
 
+def drawn_tokens(rollouts):
+    """What sampling these adds to num_tokens: prompts, with prefixes and hints, and responses."""
+    return sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
+
+
 class Run(Folder):
     """A run with all that its script works with, loaded in one call.
 
@@ -154,23 +159,28 @@ class Run(Folder):
         self.model, self.tokenizer = load_model(
             self.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
         self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
-        self.longest_prompt = self.model.config.max_position_embeddings - args.max_tokens
+        context = self.model.config.max_position_embeddings
+        self.eval_max_tokens = args.eval_max_tokens or args.max_tokens
+        self.longest_prompt = context - args.max_tokens
         columns = {"question_column": args.question_column, "answer_column": args.answer_column}
-        self.problems = self.load(args.data, **columns)
-        self.eval_sets = {set_name(source): self.load(source) for source in args.eval_sets}
+        self.problems = self.load(args.data, self.longest_prompt, **columns)
+        room = context - self.eval_max_tokens
+        self.eval_sets = {set_name(source): self.load(source, room) for source in args.eval_sets}
+        self.own_sets = {}  # as eval_sets; training questions, which get few samples at every evaluation
         self.sampler = make_sampler(
             args.sampler, self.model, self.tokenizer, args.sample_rows, memory=args.engine_memory,
             tensor_parallel=args.tensor_parallel)
         torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
-        self.optimizer = MasterAdamW(self.model, args.lr, args.weight_decay, masters=masters)
+        self.optimizer = MasterAdamW(
+            self.model, args.lr, args.weight_decay, masters=masters, beta2=args.adam_beta2)
         self.max_logp_gap = args.max_logp_gap or GAP_LIMITS[self.sampler.dtype]
         self.clock, self.counted_as, self.since = Counter(), None, time.time()
 
-    def load(self, source, **columns):
-        """Problems of a source, as load_problems."""
+    def load(self, source, longest_prompt, **columns):
+        """Problems of a source, as load_problems. longest_prompt: tokens that leave room for an answer."""
         check = self.args.reward == ""  # only the verifier has to read the answers
         return load_problems(source, self.tokenizer, instruction=self.args.instruction, check_answers=check,
-                             longest_prompt=self.longest_prompt, **columns)
+                             longest_prompt=longest_prompt, **columns)
 
     def steps(self, **metrics):
         """Evaluate the starting model, unless that is done; then yield the steps that are not done.
@@ -178,7 +188,7 @@ class Run(Folder):
         metrics: what else to log before step 1.
         """
         if self.done == 0:
-            self.log(0, self.evaluate() | metrics)
+            self.log(0, self.evaluate(final=True) | metrics)
         self.bar = tqdm(range(self.done + 1, self.args.steps + 1), initial=self.done, total=self.args.steps,
                         unit="step", dynamic_ncols=True, smoothing=0.1, disable=not distributed.is_main())
         for step in self.bar:
@@ -207,14 +217,19 @@ class Run(Folder):
         self.phase(before)
         return [rollouts[i * n : (i + 1) * n] for i in range(len(problems))]
 
-    def evaluate(self):
-        """Score the model on the evaluation sets -> dict of metrics."""
-        args = self.args
+    def evaluate(self, final=False):
+        """Score the model on the evaluation sets -> dict of metrics.
+
+        final: before the first step or after the last, with --final-eval-samples responses a question.
+        """
+        args, metrics = self.args, {}
         self.sampler.sync()
-        return evaluate(
-            self.sampler, self.tokenizer, self.eval_sets, n=args.eval_samples,
-            temperature=args.eval_temperature, max_tokens=args.max_tokens,
-            seed=derive_seed(args.seed, "eval"), reward=self.reward)
+        held_out = final and args.final_eval_samples or args.eval_samples
+        for sets, n in ((self.eval_sets, held_out), (self.own_sets, args.eval_samples)):
+            metrics |= evaluate(
+                self.sampler, self.tokenizer, sets, n=n, temperature=args.eval_temperature,
+                max_tokens=self.eval_max_tokens, seed=derive_seed(args.seed, "eval"), reward=self.reward)
+        return metrics
 
     def shared_metrics(self, rewards, sampled, learned, batches, sums):
         """What every script logs of a step -> dict of metrics.
@@ -255,7 +270,7 @@ class Run(Folder):
         last = last or step == self.args.steps
         if step % self.args.eval_every == 0 or last:
             began = time.time()
-            metrics |= self.evaluate()
+            metrics |= self.evaluate(final=last)
             metrics["time/evaluate"] = time.time() - began
         self.log(step, metrics)
         if step % self.args.save_every == 0 or last:

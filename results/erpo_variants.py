@@ -100,8 +100,8 @@ class History(erpo.Tracker):
 class Probing(erpo.Run):
     """A run whose evaluation also samples some training questions at three temperatures."""
 
-    def evaluate(self):
-        metrics, args = super().evaluate(), self.args
+    def evaluate(self, final=False):
+        metrics, args = super().evaluate(final), self.args
         problems = self.problems
         if args.questions:
             problems = Shuffled(problems, args.seed).draw(min(args.questions, len(problems)))
