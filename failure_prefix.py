@@ -19,7 +19,7 @@ What changes against grpo.py:
     (4) refresh   after some steps mine and cut anew, with the model as it is then
 
 Read were abstracts, the official code ("code" below; it trains on ready prefixes) and two readers' notes on
-versions 1 and 2 ("note"). Left out: the code's own chat prompt. Expect on the tiny model: zero-variance groups
+versions 1 and 2 ("note"). Left out: the code's chat prompt. Expect on the tiny model: zero-variance groups
 .12 instead of .76 at the start, reward behind prefixes from .5 to .95, held-out score up by 2 points, by 1.5
 from the questions alone; at equal cost: to be measured again (docs/failure_prefix.md).
 """
@@ -276,7 +276,7 @@ def main(argv=None):
         prefix_lengths = [q["prefix"] for q in questions for _ in range(args.group_size)]
         if step == 1:
             run.show_example(rollouts, golds, args.group_size, prefix_lengths)
-        metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(rewards, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         metrics["num_tokens"] += mined_tokens
         metrics |= {"prefix/length": sum(prefix_lengths) / len(rollouts), "prefix/generation": generation}

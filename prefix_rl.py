@@ -269,7 +269,7 @@ def main(argv=None):
         # ---- (e) log, evaluate, save -----------------------------------------------------------------------
         if step == 1:
             run.show_example(rollouts, golds, args.group_size, list(map(len, prefixes)))
-        metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(rewards, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         tokens = num_tokens + sum(map(len, contexts)) * args.group_size
         cost = flops(parameters, tokens, training=False) + flops(parameters, tokens, training=True)

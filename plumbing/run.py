@@ -231,12 +231,12 @@ class Run(Folder):
                 max_tokens=self.eval_max_tokens, seed=derive_seed(args.seed, "eval"), reward=self.reward)
         return metrics
 
-    def shared_metrics(self, rewards, sampled, learned, batches, sums):
+    def shared_metrics(self, rewards, rollouts, batches, sums, further=()):
         """What every script logs of a step -> dict of metrics.
 
-        rewards (groups, G): of the groups that were drawn, before anything was done to them. sampled: all
-        rollouts that were drawn; learned: those that the loss is a mean over; batches: the collated ones that
-        were computed; sums: of loss, entropy and clipped tokens over them, over all ranks.
+        rewards (groups, G): of the groups that were drawn, before anything was done to them; rollouts: their
+        members. batches: the collated ones that were computed; sums: of loss, entropy and clipped tokens over
+        them, over all ranks. further: rollouts that were drawn besides.
         """
         self.phase(None)
         rewards = rewards.double()
@@ -245,22 +245,23 @@ class Run(Folder):
             "trained": sum(b["completion_mask"].sum().item() for b in batches),
             "real": sum(b["attention_mask"].sum().item() for b in batches),
             "padded": sum(b["attention_mask"].numel() for b in batches)})
-        drawn, kept = (sum(len(r.completion_ids) for r in some) for some in (sampled, learned))
+        drawn, size = [*rollouts, *further], len(rollouts)
+        written = sum(len(r.completion_ids) for r in drawn)
         trained, updates = max(1, sizes["trained"]), getattr(self.args, "updates_per_batch", 1)
         return {
             "reward": rewards.mean().item(),
             "frac_reward_zero_std": zero_variance.double().mean().item(),
             "frac_all_right": (zero_variance & (rewards[:, 0] == 1)).double().mean().item(),
-            "completions/mean_length": kept / max(1, len(learned)),
-            "completions/clipped_ratio": sum(not r.finished for r in learned) / max(1, len(learned)),
+            "completions/mean_length": sum(len(r.completion_ids) for r in rollouts) / size,
+            "completions/clipped_ratio": sum(not r.finished for r in rollouts) / size,
             "loss": sums["loss"] / updates,  # near 0 on policy whatever happens: look at reward and grad_norm
             "entropy": sums["entropy"] / trained,
             "clip_ratio/low_mean": sums["clip_ratio/low_mean"] / (trained * updates),
             "clip_ratio/high_mean": sums["clip_ratio/high_mean"] / (trained * updates),
             "kl": sums["kl"] / (trained * updates),
-            "num_tokens": self.last("num_tokens") + drawn + sum(len(r.prompt_ids) for r in sampled),
+            "num_tokens": self.last("num_tokens") + drawn_tokens(drawn),
             **{f"time/{phase}": self.clock[phase] for phase in PHASES},
-            "time/sampled_tokens_per_s": drawn / max(1e-9, self.clock["sample"]),
+            "time/sampled_tokens_per_s": written / max(1e-9, self.clock["sample"]),
             "time/trained_tokens_per_s": trained / max(1e-9, self.clock["train"]),
             "time/padding": 1 - sizes["real"] / sizes["padded"] if sizes["padded"] else 0.0,
         }

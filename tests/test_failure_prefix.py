@@ -79,7 +79,8 @@ def test_mining_by_hand():
     assert saturated == {"id": "q1", "right": 3, "of": 4, "tokens": 8 + 10, "cut_tokens": 12, "failure": [7, 8, 7, 2], "cuts": [0.25, 0.5],
                          "rates": [1.0, 0.5]}  # fmt: skip
     asked.clear()
-    assert mine(questions[1:2], lambda some, n: draw(some, n) if some else [], samples=4, low=3, high=3, cuts=[0.5], cut_samples=0, longest=9)[0]["rates"] == []
+    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0, "longest": 9}
+    assert mine(questions[1:2], lambda some, n: draw(some, n) if some else [], **how)[0]["rates"] == []
 
 
 def test_a_cut_that_leaves_no_room_for_an_answer_is_not_tried():
@@ -151,7 +152,8 @@ def test_one_step_by_hand(tiny, monkeypatch, tmp_path):
 
     case = Scripted(failure_prefix, tiny, monkeypatch, tmp_path / "case", [("1+2", "3"), ("2+2", "4")], reply)
     minus, shared = case.ids("-")[0], {"generation": 0, "of": 32, "right": 31, "tokens": 1000, "cut_tokens": 100, "cuts": [0.25, 0.5, 0.75]}
-    lines = [{"id": 0, "failure": [case.plus] * 4, "rates": [0.9, 0.6, 0.1], **shared}, {"id": 1, "failure": [minus] * 4, "rates": [1, 0.9, 0.7], **shared}]
+    lines = [{"id": 0, "failure": [case.plus] * 4, "rates": [0.9, 0.6, 0.1], **shared},
+             {"id": 1, "failure": [minus] * 4, "rates": [1, 0.9, 0.7], **shared}]  # fmt: skip
     (tmp_path / "bank.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     row = case.step("--compare", "--bank", str(tmp_path / "bank.jsonl"))
 
