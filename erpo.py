@@ -160,17 +160,19 @@ def scoring_weights(batch, cap):
     return torch.where((batch["scored_at"] == batch["temperatures"])[:, None], weights, 1.0)
 
 
-def comparable(model, batches, heated, max_tokens):
-    """Batches for sampling_gap: in all of them scorer and sampler had the same temperature.
+def comparable(model, batches, rollouts, args):
+    """(4) Batches for sampling_gap: in all of them scorer and sampler had the same temperature.
 
-    Of `batches` the rows that were scored as they were sampled; of the others, the rollouts `heated`, one
+    Of `batches`, made of `rollouts`, the rows that were scored as they were sampled; of the others one
     micro-batch is scored once more, at each row's own temperature and without gradient.
     """
-    checked = []
+    heats = torch.tensor([r.temperature for r in rollouts])
+    alike = (scoring(heats, args.score, args.temperature) == heats).tolist()
+    heated, checked = [r for r, same in zip(rollouts, alike) if not same], []
     for batch in batches:
         alike = (batch["scored_at"] == batch["temperatures"])[:, None]
         checked.append({**batch, "completion_mask": batch["completion_mask"] & alike})
-    for part in micro_batches(heated, max_tokens)[:1]:
+    for part in micro_batches(heated, args.micro_batch_tokens)[:1]:
         batch = collate(part, model.device)
         with torch.no_grad():
             batch["old_per_token_logps"] = completion_logps(model, batch, batch["temperatures"])[0]
@@ -226,9 +228,6 @@ def main(argv=None):
         # ---- (d) update ------------------------------------------------------------------------------------
         run.phase("train")
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
-        heats = torch.tensor([r.temperature for r in rollouts])
-        same = (scoring(heats, args.score, args.temperature) == heats).tolist()
-        heated = [rollout for rollout, as_sampled in zip(rollouts, same) if not as_sampled]
         batches = [collate(part, model.device) for part in micro_batches(rollouts, args.micro_batch_tokens)]
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
@@ -252,8 +251,7 @@ def main(argv=None):
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
-                checked = comparable(model, batches, heated, args.micro_batch_tokens)                  # (4)
-                gap = sampling_gap(checked, step, run.max_logp_gap)
+                gap = sampling_gap(comparable(model, batches, rollouts, args), step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches

@@ -1,6 +1,7 @@
 """erpo.py: the tracker, the advantage of solved groups, the three ways to score heated responses; and whole runs through main."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -131,15 +132,16 @@ def test_the_sampler_is_checked_on_heated_rows_too(tiny):
     rollouts = TransformersSampler(model, tokenizer, 8).generate([list(prompt) for _ in range(3)], 1, [1.0, 1.5, 1.5], 40, 3)
     batch = collate(rollouts)
     batch |= {"scored_at": torch.ones(3), "old_per_token_logps": completion_logps(model, batch, torch.ones(3))[0].detach()}
-    plain, extra = comparable(model, [batch], rollouts[1:], 4096)
+    args = SimpleNamespace(score="score_T0", temperature=1.0, micro_batch_tokens=4096)
+    plain, extra = comparable(model, [batch], rollouts, args)
     assert plain["completion_mask"].any(1).tolist() == [True, False, False] and extra["temperatures"].tolist() == [1.5, 1.5]
     assert not extra["old_per_token_logps"].requires_grad
-    assert len(comparable(model, [batch], [], 4096)) == 1 and len(comparable(model, [batch], rollouts[1:], 1)[1]["temperatures"]) == 1
+    assert len(comparable(model, [batch], rollouts[:1], args)) == 1
     assert sampling_gap([plain, extra], 1, 1e-4)["sampling/sampling_logp_difference/max"] < 1e-4
     for rollout in rollouts[1:]:  # a sampler that is a little off where it is hot
         rollout.logps = [logp + 0.01 for logp in rollout.logps]
     with pytest.raises(InputError, match="sampler and trainer differ"):
-        sampling_gap(comparable(model, [batch], rollouts[1:], 4096), 1, 1e-4)
+        sampling_gap(comparable(model, [batch], rollouts, args), 1, 1e-4)
 
 
 # ---- the tiny exact case: two questions, four responses to each, all numbers by hand ----

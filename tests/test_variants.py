@@ -76,7 +76,7 @@ def test_what_is_logged_of_the_temperatures():
 
 def test_a_right_answer_to_each_question_is_kept_and_cut():
     groups = [[Rollout([1], [9, 9, 9, 2], [0.0] * 4, True, reward=1.0)] * 3 + [Rollout([1], [7, 8], [0.0] * 2, True)]]
-    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0}
+    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0, "longest": 9}
     (line,) = failure_prefix_variants.mine([{"id": 0, "prompt_ids": [1], "answer": ""}], lambda some, n: groups if some else [], **how)
     assert line["failure"] == [7, 8] and line["correct"] == [9, 9, 9, 2]
     items = [{"id": 0, "prompt_ids": [1, 7], "prefix": 1}]
