@@ -59,8 +59,8 @@ SETTINGS = {
     "compare": ([], ["dapo", "ra"], "arms to train afterwards as well"),
     "t_step": (0.05, 0.05, "how much hotter a question gets at a time; not found; ours"),
     "t_max": (1.2, 1.5, "highest temperature; the paper has one, its value was not found; ours"),
-    "score": ("score_T0", "score_T0", "log-probabilities are taken at; score_T0: --temperature, for all; "
-              "score_T: what the response was sampled at; not found; ours", ("score_T0", "score_T")),
+    "score": ("score_T0", "score_T0", "log-probabilities are taken at; score_T0: the temperature of the "
+              "start; score_T: what a response was sampled at; not found; ours", ("score_T0", "score_T")),
     "max_draws": (10, 10, "how often questions are drawn to fill one batch; DAPO's code"),
     "questions": (0, 192, "training questions, picked by the seed, 0: all; tiny: each comes up often"),
     "data": ("open-r1/DAPO-Math-17k-Processed:en", "tiny/train.jsonl",

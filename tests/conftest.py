@@ -66,7 +66,8 @@ class Scripted:
     """A run of a script whose samples are written down in the test: the tiny exact case.
 
     reply(context, heat) -> the responses to one context, a list of (filler, box, finished): that many "+" tokens, then \\boxed{box}
-    (3 tokens; nothing if it is None), then the end token if it is finished. So `(2, "3", True)` has 2 + 3 + 1 = 6 tokens.
+    (3 tokens; nothing if it is None), then the end token if it is finished. So `(2, "3", True)` has 2 + 3 + 1 = 6 tokens. Who asks for
+    more gets them again.
     Nothing moves (--lr 0), so the ratio of plain members is exactly 1.
     """
 
@@ -86,9 +87,9 @@ class Scripted:
             rollouts = []
             for context, heat in zip(contexts, heats, strict=True):
                 text = self.tokenizer.decode(context)
-                replies = [(0, "18", True)] * n if "9+9" in text else reply(text.removeprefix("<|user|>"), heat)
+                replies = [(0, "18", True)] if "9+9" in text else reply(text.removeprefix("<|user|>"), heat)
                 self.asked.append((text, n, heat))
-                assert len(replies) == n
+                replies = (replies * n)[:n]
                 rollouts += [common.Rollout(context, self.response(*one), [-0.5] * len(self.response(*one)), one[2], heat) for one in replies]
             return rollouts
 
