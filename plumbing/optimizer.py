@@ -14,12 +14,12 @@ class MasterAdamW:
     Weights that are float32 in that place already are their own masters.
     """
 
-    def __init__(self, model, lr, weight_decay, masters="gpu"):
+    def __init__(self, model, lr, weight_decay, masters="gpu", beta2=0.999):
         self.weights = [weight for weight in model.parameters() if weight.requires_grad]
         device = {"gpu": None, "cpu": "cpu"}[masters]
         self.masters = [weight.detach().to(device or weight.device, torch.float32) for weight in self.weights]
         self.adam = torch.optim.AdamW(
-            self.masters, lr=lr, betas=(0.9, 0.999), weight_decay=weight_decay, fused=True)
+            self.masters, lr=lr, betas=(0.9, beta2), weight_decay=weight_decay, fused=True)
 
     def step(self, lr, max_grad_norm):
         """Shorten the gradients to max_grad_norm, update, clear them -> their norm before, as a number."""

@@ -10,11 +10,13 @@ from pathlib import Path
 from common import TINY_MODEL
 from plumbing import InputError
 
-MACHINE = {
+MACHINE = {  # a script whose paper says otherwise has a row of the same name in its own table
     # name: (with --model, tiny, meaning; its permitted values, if they are few)
     "eval_sets": (
         ["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
          "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
+    "eval_max_tokens": (0, 0, "longest response in evaluation, 0: --max-tokens"),
+    "adam_beta2": (0.999, 0.999, "AdamW's second beta; torch's own"),
     "question_column": ("", "", "column of --data that holds the question, if it has an unusual name"),
     "answer_column": ("", "", "column of --data that holds the answer, if it has an unusual name"),
     "seed": (0, 0, "of data order and sampling"),
@@ -93,7 +95,8 @@ def flags(doc, settings):
     parser.add_argument("--tiny", action="store_true", help="tiny settings also with --model")
     parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder where it was saved")
-    for title, table in (("settings of the method", settings), ("settings that all scripts share", MACHINE)):
+    shared = {name: row for name, row in MACHINE.items() if name not in settings}
+    for title, table in (("settings of the method", settings), ("settings that all scripts share", shared)):
         group = parser.add_argument_group(f"{title} [with --model | tiny]")
         for name, (full, tiny, text, *choices) in table.items():
             kind = {bool: {"action": argparse.BooleanOptionalAction}, list: {"nargs": "*"}}

@@ -40,6 +40,21 @@ def test_float32_is_torch_adamw_to_the_last_bit():
     assert optimizer.masters[0].data_ptr() == ours.weight.data_ptr()  # no second copy
 
 
+def test_the_second_beta_is_adamws():
+    ours, theirs = make_linear(torch.float32), make_linear(torch.float32)
+    optimizer = MasterAdamW(ours, 1e-3, 0.1, beta2=0.99)
+    plain = torch.optim.AdamW(theirs.parameters(), lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), fused=True)
+
+    def step():
+        torch.nn.utils.clip_grad_norm_(theirs.parameters(), 1.0)
+        plain.step()
+        plain.zero_grad()
+
+    train(theirs, step, 5)
+    train(ours, lambda: optimizer.step(1e-3, 1.0), 5)
+    assert torch.equal(ours.weight, theirs.weight)
+
+
 def test_small_steps_survive_in_bfloat16():
     """200 steps of 1e-6: with float32 masters the weights follow the float32 run; without, most steps round to nothing."""
     start = make_linear(torch.bfloat16).weight.detach().float()
