@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import common
-import common as samplers
 import grpo
 from common import VLLMSampler, make_sampler, sampling_gap
 from conftest import ROOT, SMALL, rows_of, start
-from plumbing import InputError
+from plumbing import InputError, engine
 from test_grpo import children
 from vllm_models import NAMES, compare, contexts, largest_gap, make, perturb
 
@@ -81,7 +80,7 @@ def test_a_cache_that_was_not_reset_is_caught_by_the_guard(pair, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sampler, "_reset_cache", lambda: None)
         sampler.sync()
-    limit = samplers.GAP_LIMITS[sampler.dtype]
+    limit = common.GAP_LIMITS[sampler.dtype]
     with pytest.raises(InputError, match="prefix cache"):
         sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
     sampler.sync()
@@ -109,11 +108,11 @@ def test_no_room_and_no_sleepwalking(pair, monkeypatch):
 
 
 def test_versions_outside_the_tested_range(monkeypatch):
-    monkeypatch.setattr(samplers, "TESTED_VLLM", ("0.1", "0.2"))
+    monkeypatch.setattr(engine, "TESTED_VLLM", ("0.1", "0.2"))
     with pytest.raises(InputError, match=r"vLLM 0.32.0\S* is installed.* 0.1 and later, below 0.2.*ALLOW_UNTESTED_VLLM=1"):
-        samplers._import_vllm()
+        engine.import_vllm()
     monkeypatch.setenv("ALLOW_UNTESTED_VLLM", "1")
-    samplers._import_vllm()
+    engine.import_vllm()
 
 
 def test_which_sampler_is_chosen(tiny):
@@ -153,9 +152,9 @@ def test_ctrl_c_with_an_engine(tmp_path, few):  # noqa: F811
 
 @pytest.mark.parametrize("tensor_parallel", ["1", "2"])
 def test_two_ranks_in_step(tensor_parallel):
-    """torchrun, sharded weights, one engine a rank or one engine over both: see tests/vllm_ranks.py."""
+    """torchrun, sharded weights, one engine a rank or one engine over both: see tests/vllm_distributed.py."""
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               str(ROOT / "tests" / "vllm_ranks.py"), tensor_parallel]
+               str(ROOT / "tests" / "vllm_distributed.py"), tensor_parallel]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
                           env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
     assert done.returncode == 0, done.stdout[-4000:]
