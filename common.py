@@ -10,10 +10,9 @@ Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a
 import atexit
 import copy
 import dataclasses
+import functools
 import importlib.util
 import math
-import os
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from plumbing import InputError, derive_seed, distributed
 from plumbing.cache import RoomyLayer
-from plumbing.engine import engine_environment, import_vllm
+from plumbing.engine import engine_environment, engine_options, fork_generators, import_vllm
 from plumbing.verifier import verify
 
 ROOT = Path(__file__).resolve().parent
@@ -125,6 +124,7 @@ class TransformersSampler:
     def __init__(self, model, tokenizer, rows=256):
         self.model, self.rows, self.dtype = model, rows, compute_dtype(model)
         self.stop = torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
+        self.room = model.config.max_position_embeddings  # tokens of a prompt and its response
 
     def sync(self):
         """Nothing to do: the model that samples is the one that is trained."""
@@ -136,12 +136,13 @@ class TransformersSampler:
         """Nothing to do."""
 
     @torch.inference_mode()
-    def generate(self, contexts, n, temperature, max_tokens, seed):
+    def generate(self, contexts, n, temperature, max_tokens, seed, keep=None):
         """n samples from each context -> list of Rollout, sample j of context i at place i * n + j.
 
         contexts: lists of token ids (a prompt, or a prompt and a prefix of the answer). temperature: one
         number, or one for each context; 0 is greedy. Nothing but the temperature shapes the distribution: no
-        top-k, no top-p.
+        top-k, no top-p. keep(rollouts, places): what to return for each instead, where there are too many to
+        hold them all.
         """
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
         generator = torch.Generator(self.model.device).manual_seed(seed)
@@ -154,7 +155,7 @@ class TransformersSampler:
             batch = self._batch(own_contexts, own_temperatures, max_tokens, generator)
             for row, rollout in zip(rows, batch, strict=True):
                 rollouts[row] = rollout
-        return rollouts
+        return keep(rollouts, range(len(rollouts))) if keep else rollouts
 
     def _batch(self, contexts, temperatures, max_tokens, generator):
         device = self.model.device
@@ -221,34 +222,17 @@ class VLLMSampler:
 
     def __init__(self, model, tokenizer, rows=256, memory=0.4, tensor_parallel=1):
         self.model, self.stop, self.asleep = model, sorted(stop_ids(model, tokenizer)), False
-        self.cuda = torch.cuda.is_available()
-        self.dtype = compute_dtype(model)
+        self.cuda, self.dtype = torch.cuda.is_available(), compute_dtype(model)
+        self.piece = 8 * rows  # requests in one call: the engine holds all until the last is answered
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__.removeprefix("FSDP")]  # sharding renames the class
         self.tied = config.tie_word_embeddings
         config.tie_word_embeddings = False  # a tied head goes stale unnoticed: always send it
-        self.room = config.max_position_embeddings
-        options = {
-            "distributed_executor_backend": "external_launcher",
-            "tensor_parallel_size": tensor_parallel,
-            "seed": int(os.environ.get("RANK", "0")) // tensor_parallel,
-            "dtype": str(self.dtype)[6:],
-            "load_format": "dummy",  # the weights come with the first sync
-            "skip_tokenizer_init": True,
-            "generation_config": "vllm",
-            "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
-            "max_model_len": self.room,
-            "max_num_seqs": rows,
-            "max_num_batched_tokens": max(8192, self.room),
-            "enable_sleep_mode": self.cuda,
-            "gpu_memory_utilization": memory,
-        }
-        if not self.cuda:  # the CPU build cannot cut a seeded request in two: there must be room for all
-            options |= {"enforce_eager": True, "max_num_batched_tokens": rows * self.room}
-        with tempfile.TemporaryDirectory() as folder, engine_environment(), torch.random.fork_rng():
-            config.save_pretrained(folder)  # the engine reads its shape from disk
+        options = engine_options(config, str(self.dtype)[6:], rows, memory, tensor_parallel)
+        with engine_environment(), fork_generators():
             self.vllm = import_vllm()
-            self.llm = self.vllm.LLM(model=folder, **options)
+            self.llm = self.vllm.LLM(**options)
+        self.room = self.llm.model_config.max_model_len  # the context, or what of it there is memory for
         atexit.register(self.close)
 
     def _weights(self):
@@ -281,39 +265,44 @@ class VLLMSampler:
             torch.cuda.empty_cache()
             self.asleep = True
 
-    def generate(self, contexts, n, temperature, max_tokens, seed):
+    def generate(self, contexts, n, temperature, max_tokens, seed, keep=None):
         """n samples from each context -> list of Rollout, as TransformersSampler.generate.
 
-        Raises InputError for a context that leaves no room for max_tokens, RuntimeError if the engine sleeps
-        or returns NaN.
+        keep is called piece by piece, so that what is not kept never fills the memory. Raises InputError for
+        a context that leaves no room for max_tokens, RuntimeError if the engine sleeps or returns NaN.
         """
         if self.asleep:  # it would wait for ever
             raise RuntimeError("the engine sleeps: call sync() before generate()")
-        if not contexts:
-            return []
-        longest = max(map(len, contexts))
-        if longest + max_tokens > self.room:  # vLLM would cut the response short without a word
+        longest = max(map(len, contexts), default=0)
+        if contexts and longest + max_tokens > self.room:  # vLLM would cut the response short without a word
             raise InputError(f"a context of {longest} tokens leaves no room for {max_tokens} more in the "
-                             f"model's {self.room}; lower --max-tokens")
+                             f"engine's {self.room}; lower --max-tokens")
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
-        shared = {"max_tokens": max_tokens, "logprobs": 0, "top_p": 1.0, "top_k": 0}
+        places, kept = range(len(contexts) * n), []
+        for start in range(0, len(places), self.piece):
+            part = places[start : start + self.piece]
+            own_contexts = [contexts[place // n] for place in part]
+            own_temperatures = [temperatures[place // n] for place in part]
+            seeds = [derive_seed(seed, place) for place in part]  # a request each, with its own
+            rollouts = self._piece(own_contexts, own_temperatures, max_tokens, seeds)
+            kept += keep(rollouts, part) if keep else rollouts
+        return kept
+
+    def _piece(self, contexts, temperatures, max_tokens, seeds):
+        shared = {"max_tokens": max_tokens, "logprobs": 0, "flat_logprobs": True, "top_p": 1.0, "top_k": 0}
         shared |= {"stop_token_ids": self.stop, "detokenize": False}
-        rows = [i for i in range(len(contexts)) for _ in range(n)]  # the prefix cache shares a group's prompt
-        requests, params = [], []
-        for row, i in enumerate(rows):  # a request each, with its own seed
-            own = {"temperature": temperatures[i], "seed": derive_seed(seed, row)}
-            requests.append(self.vllm.TokensPrompt(prompt_token_ids=contexts[i]))
-            params.append(self.vllm.SamplingParams(**own, **shared))
-        with torch.random.fork_rng():  # requests have own seeds; it draws from torch's generator all the same
+        requests = [self.vllm.TokensPrompt(prompt_token_ids=context) for context in contexts]
+        params = [self.vllm.SamplingParams(temperature=temperature, seed=seed, **shared)
+                  for temperature, seed in zip(temperatures, seeds, strict=True)]
+        with fork_generators():  # requests have own seeds; it draws from torch's generator all the same
             answers = self.llm.generate(requests, params, use_tqdm=False)
         rollouts = []
-        for i, answer in zip(rows, answers, strict=True):
+        for context, answer, temperature in zip(contexts, answers, temperatures, strict=True):
             output = answer.outputs[0]
-            ids = list(output.token_ids)
-            logps = [at[token].logprob for at, token in zip(output.logprobs, ids, strict=True)]
-            rollouts.append(Rollout(contexts[i], ids, logps, output.finish_reason == "stop", temperatures[i]))
-        if not all(math.isfinite(sum(r.logps)) for r in rollouts):
-            raise RuntimeError("vLLM returned log-probabilities that are not finite numbers")
+            ids, logps = list(output.token_ids), list(output.logprobs.logprobs)
+            rollouts.append(Rollout(context, ids, logps, output.finish_reason == "stop", temperature))
+        if not all(math.isfinite(sum(r.logps)) and len(r.logps) == len(r.completion_ids) for r in rollouts):
+            raise RuntimeError("vLLM returned log-probabilities that are not finite numbers, one a token")
         return rollouts
 
     def close(self):
@@ -364,15 +353,21 @@ def score_rollouts(rollouts, golds, tokenizer, reward=verify, counts=None):
     found = Counter()
 
     def check(part):
-        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r, _ in part]
-        texts = [text if r.finished else "" for text, (r, _) in zip(texts, part)]
-        return reward(texts, [gold for _, gold in part], found)
+        return own_rewards(*zip(*part), tokenizer, reward, found) if part else []
 
     values = distributed.split_work(list(zip(rollouts, golds, strict=True)), check)
     for rollout, value in zip(rollouts, values, strict=True):
-        rollout.reward = value if rollout.finished else 0.0
+        rollout.reward = value
     if counts is not None:
         counts.update(distributed.sum_over_ranks(found))
+
+
+def own_rewards(rollouts, golds, tokenizer, reward, counts):
+    """As score_rollouts, without other ranks' help -> list of rewards."""
+    texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in rollouts]
+    texts = [text if r.finished else "" for text, r in zip(texts, rollouts)]
+    values = reward(texts, list(golds), counts)
+    return [value if r.finished else 0.0 for value, r in zip(values, rollouts, strict=True)]
 
 
 # ---- log-probabilities -------------------------------------------------------------------------------------
@@ -698,11 +693,11 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
     for name, problems in eval_sets.items():
         contexts = [p["prompt_ids"] for p in problems]
         golds = [p["answer"] for p in problems for _ in range(n)]
-        rollouts = sampler.generate(contexts, n, temperature, max_tokens, derive_seed(seed, name))
-        score_rollouts(rollouts, golds, tokenizer, reward)
-        groups = [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
-        scores = [sum(r.reward for r in group) / n for group in groups]
-        right = [sum(r.right for r in group) for group in groups]
+        keep = functools.partial(outcomes, golds=golds, tokenizer=tokenizer, reward=reward)
+        drawn = sampler.generate(contexts, n, temperature, max_tokens, derive_seed(seed, name), keep)
+        groups = [drawn[i : i + n] for i in range(0, len(drawn), n)]
+        scores = [sum(value for value, _, _ in group) / n for group in groups]
+        right = [sum(value == 1 for value, _, _ in group) for group in groups]
         parts = {name: range(len(problems))}
         for level in sorted({p["level"] for p in problems if "level" in p}):
             parts[f"{name}/level {level}"] = [i for i, p in enumerate(problems) if p.get("level") == level]
@@ -714,6 +709,15 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
             for k in (2**e for e in range(1, n.bit_length())):
                 chances = [pass_at_k(n, right[i], k) for i in members]
                 metrics[f"eval/{part}/pass@{k}"] = sum(chances) / len(members)
-        metrics[f"eval/{name}/mean_length"] = sum(len(r.completion_ids) for r in rollouts) / len(rollouts)
-        metrics[f"eval/{name}/clipped_ratio"] = sum(not r.finished for r in rollouts) / len(rollouts)
+        metrics[f"eval/{name}/mean_length"] = sum(length for _, length, _ in drawn) / len(drawn)
+        metrics[f"eval/{name}/clipped_ratio"] = sum(not finished for _, _, finished in drawn) / len(drawn)
     return metrics
+
+
+def outcomes(rollouts, places, *, golds, tokenizer, reward):
+    """All that evaluation keeps of responses -> (reward, length, finished) of each.
+
+    places: of their gold answers in golds.
+    """
+    values = own_rewards(rollouts, [golds[place] for place in places], tokenizer, reward, Counter())
+    return [(value, len(r.completion_ids), r.finished) for value, r in zip(values, rollouts, strict=True)]

@@ -100,6 +100,7 @@ class ShardedSampler:
     def __init__(self, sampler, tensor_parallel=1):
         self.sampler, self.tensor_parallel, self.dtype = sampler, tensor_parallel, sampler.dtype
         self.close = sampler.close
+        self.room = min(all_gather(sampler.room))  # engines fit theirs to what memory is free
 
     def sync(self):
         """Before sampling. Whoever samples with the training model needs it whole until sleep()."""
@@ -113,20 +114,31 @@ class ShardedSampler:
         if self.sampler.samples_with_model:
             reshard(self.sampler.model)
 
-    def generate(self, contexts, n, temperature, max_tokens, seed):
-        """As common.TransformersSampler.generate."""
+    def generate(self, contexts, n, temperature, max_tokens, seed, keep=None):
+        """As common.TransformersSampler.generate. keep: each rank keeps of its own, and that is exchanged."""
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
         engines, engine = WORLD_SIZE // self.tensor_parallel, RANK // self.tensor_parallel
         mine, heats = contexts[engine::engines], temperatures[engine::engines]
         seed = (seed + engine) % 2**63  # each engine's own
-        drawn = self.sampler.generate(mine, n, heats, max_tokens, seed) if mine else []
-        rollouts = [None] * (len(contexts) * n)
+
+        def place(source, i):
+            """Where sample i of an engine belongs."""
+            return (source + engines * (i // n)) * n + i % n
+
+        def keep_mine(rollouts, places):
+            return keep(rollouts, [place(engine, i) for i in places])
+
+        drawn = []
+        if mine:
+            drawn = self.sampler.generate(mine, n, heats, max_tokens, seed, keep and keep_mine)
+        everything = [None] * (len(contexts) * n)
         for source, part in enumerate(all_gather(drawn)[:: self.tensor_parallel]):
-            for i, rollout in enumerate(part):
-                context = source + engines * (i // n)
-                rollout.prompt_ids = contexts[context]
-                rollouts[context * n + i % n] = rollout
-        return rollouts
+            for i, one in enumerate(part):
+                everything[place(source, i)] = one
+        if not keep:
+            for i, rollout in enumerate(everything):
+                rollout.prompt_ids = contexts[i // n]
+        return everything
 
 
 # ---- sharded weights ---------------------------------------------------------------------------------------

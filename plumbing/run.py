@@ -161,6 +161,12 @@ class Run(Folder):
         self.sampler = make_sampler(
             args.sampler, self.model, self.tokenizer, args.sample_rows, memory=args.engine_memory,
             tensor_parallel=args.tensor_parallel)
+        self.longest_prompt = self.sampler.room - args.max_tokens  # an engine may lack memory for the context
+        used = [len(p["prompt_ids"]) for some in [self.problems, *self.eval_sets.values()] for p in some]
+        if max(used) > self.longest_prompt:
+            raise InputError(
+                f"a prompt of {max(used)} tokens and --max-tokens {args.max_tokens} exceed the "
+                f"{self.sampler.room} that the engine has memory for; raise --engine-memory")
         torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
         self.optimizer = MasterAdamW(self.model, args.lr, args.weight_decay, masters=masters)
         self.max_logp_gap = args.max_logp_gap or GAP_LIMITS[self.sampler.dtype]
