@@ -221,7 +221,8 @@ class VLLMSampler:
     samples_with_model = False
 
     def __init__(self, model, tokenizer, rows=256, memory=0.4, tensor_parallel=1):
-        self.model, self.stop, self.asleep = model, sorted(stop_ids(model, tokenizer)), False
+        self.model, self.stop = model, sorted(stop_ids(model, tokenizer))
+        self.asleep, self.versions = False, None
         self.cuda, self.dtype = torch.cuda.is_available(), compute_dtype(model)
         self.piece = 8 * rows  # requests in one call: the engine holds all until the last is answered
         config = copy.deepcopy(model.config)
@@ -245,7 +246,10 @@ class VLLMSampler:
                 yield "lm_head.weight", weight
 
     def sync(self):
-        """Wake the engine if it sleeps and give it the model's present weights."""
+        """Wake the engine if it sleeps and give it the model's present weights, unless it has them."""
+        versions = [weight._version for weight in self.model.parameters()]  # counts changes in place
+        if versions == self.versions and not self.asleep:
+            return
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights()})
@@ -253,6 +257,7 @@ class VLLMSampler:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
         self._reset_cache()
+        self.versions = versions
 
     def _reset_cache(self):
         if not self.llm.reset_prefix_cache():  # what it holds was computed with the old weights
@@ -532,6 +537,8 @@ def completion_logps(model, batch, temperatures):
 
 def _score(model, batch, temperatures):
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    if batch["attention_mask"][:, 0].all():  # padding on the right: no token looks at it, and without a mask
+        inputs["attention_mask"] = None  # attention has the kernel that never makes an (L, L) matrix
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
     mask, head = batch["completion_mask"], model.get_output_embeddings().weight
     heat = temperatures[:, None].expand(mask.shape)[mask]

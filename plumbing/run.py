@@ -1,6 +1,7 @@
 """One run of a script: set-up, metrics, checkpoints, resume, and what the user sees."""
 
 import atexit
+import gc
 import json
 import os
 import platform
@@ -147,6 +148,7 @@ class Run(Folder):
         torch.set_num_threads(args.threads or torch.get_num_threads())
         super().__init__(args, script, panels)
         self.reward = load_reward(args.reward)
+        threads = torch.get_num_threads()  # an engine takes all but one
         masters = fit_memory(
             args.model, dtype=args.dtype, masters=args.masters,
             gradient_checkpointing=args.gradient_checkpointing, micro_batch_tokens=args.micro_batch_tokens,
@@ -168,7 +170,7 @@ class Run(Folder):
                 f"a prompt of {max(used)} tokens and --max-tokens {args.max_tokens} exceed the "
                 f"{self.sampler.room} that the engine has memory for; raise --engine-memory")
         torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
-        self.optimizer = MasterAdamW(self.model, args.lr, args.weight_decay, masters=masters)
+        self.optimizer = MasterAdamW(self.model, args.lr, args.weight_decay, masters, threads)
         self.max_logp_gap = args.max_logp_gap or GAP_LIMITS[self.sampler.dtype]
         self.clock, self.counted_as, self.since = Counter(), None, time.time()
 
@@ -272,7 +274,7 @@ class Run(Folder):
         if self.checkpoint is None:
             return
         state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load(self.checkpoint)
         for name, owner in stateful.items():
             owner.load_state_dict(state[name])
         torch.set_rng_state(state["torch_rng"])
@@ -282,33 +284,44 @@ class Run(Folder):
         """Write a checkpoint aside and rename it, so that a kill leaves whole ones only; the last two are
         kept.
 
-        stateful: what else to keep, as in restore(). Raises InputError.
+        Each rank writes its own part of the optimizer. stateful: what else to keep, as in restore(). Raises
+        InputError.
         """
         state = {name: owner.state_dict() for name, owner in stateful.items()}
-        state |= {"step": step, "optimizer": self.optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
-        state |= {"python_rng": random.getstate()}
-        weights = None
-        if distributed.WORLD_SIZE > 1:
-            weights = distributed.full_tensors(self.model.state_dict())
-            weights = {name: weight.to(self.model.compute_dtype) for name, weight in weights.items()}
-        if not distributed.is_main():
-            return
+        state |= {"step": step, "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
         final = self.out / f"checkpoint-{step:06d}"
-        if final.exists():
+        if distributed.all_gather(final.exists())[0]:
             return
         aside = final.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
         try:
-            self.model.save_pretrained(aside, state_dict=weights)
-            self.tokenizer.save_pretrained(aside)
-            torch.save(state, aside / "trainer_state.pt")
-            aside.rename(final)
+            weights = self.whole_weights()
+            if distributed.is_main():
+                shutil.rmtree(aside, ignore_errors=True)
+                self.model.save_pretrained(aside, state_dict=weights)
+                self.tokenizer.save_pretrained(aside)
+                torch.save(state, aside / "trainer_state.pt")
+            del weights
+            distributed.barrier()  # the folder is there
+            self.optimizer.save(aside)
+            distributed.barrier()  # and complete
+            if distributed.is_main():
+                aside.rename(final)
         except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
             shutil.rmtree(aside, ignore_errors=True)
             raise InputError(f"step {step} could not be saved ({problem}); make room and continue with "
                              f"--resume {self.out}") from None
+        if not distributed.is_main():
+            return
         for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
             shutil.rmtree(old)
+
+    def whole_weights(self):
+        """Sharded weights in one piece on the main rank, in the precision of computing; else None."""
+        if distributed.WORLD_SIZE == 1:
+            return None
+        dtype = self.model.compute_dtype
+        weights = {name: weight.to(dtype) for name, weight in self.model.state_dict().items()}
+        return distributed.full_tensors(weights)
 
     def show_example(self, rollouts, golds, group_size, prefix_lengths=None):
         """Print a group, and one response token role by token role: the first group whose rewards differ.
@@ -335,9 +348,15 @@ class Run(Folder):
         self.say("\n".join(lines))
 
     def finish(self):
-        """Draw the curves, print what the run did, and end the sampler."""
+        """Draw the curves, print what the run did, end the sampler and make room for another run."""
         super().finish()
         self.sampler.close()
+        self.sampler = self.optimizer = self.reference = None
+        if distributed.WORLD_SIZE == 1:  # shards are small
+            for weight in self.model.parameters():  # the script still holds the model
+                weight.data = weight.data.new_empty(0)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def train_arms(main, argv, run, arms, *flags):
