@@ -32,6 +32,7 @@ from common import (
 from plumbing import InputError, derive_seed, distributed
 from plumbing.curves import plot_curves
 from plumbing.data import load_problems, set_name
+from plumbing.dry_run import dry_run
 from plumbing.memory import fit_memory
 from plumbing.optimizer import MasterAdamW
 from plumbing.records import append, read_lines, write_aside
@@ -145,14 +146,14 @@ class Run(Folder):
     """
 
     def __init__(self, args, script, panels=None):
+        if args.dry_run:
+            dry_run(args, Path(script).name)
+            raise SystemExit(0)
         torch.set_num_threads(args.threads or torch.get_num_threads())
         super().__init__(args, script, panels)
         self.reward = load_reward(args.reward)
         threads = torch.get_num_threads()  # an engine takes all but one
-        masters = fit_memory(
-            args.model, dtype=args.dtype, masters=args.masters,
-            gradient_checkpointing=args.gradient_checkpointing, micro_batch_tokens=args.micro_batch_tokens,
-            engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
+        masters, engine_memory = fit_memory(args, self.out)
         self.model, self.tokenizer = load_model(
             self.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
         self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
@@ -160,8 +161,9 @@ class Run(Folder):
         columns = {"question_column": args.question_column, "answer_column": args.answer_column}
         self.problems = self.load(args.data, **columns)
         self.eval_sets = {set_name(source): self.load(source) for source in args.eval_sets}
+        rows = args.sample_rows or (768 if which_sampler(args.sampler) == "vllm" else 256)
         self.sampler = make_sampler(
-            args.sampler, self.model, self.tokenizer, args.sample_rows, memory=args.engine_memory,
+            args.sampler, self.model, self.tokenizer, rows, memory=engine_memory,
             tensor_parallel=args.tensor_parallel)
         self.longest_prompt = self.sampler.room - args.max_tokens  # an engine may lack memory for the context
         used = [len(p["prompt_ids"]) for some in [self.problems, *self.eval_sets.values()] for p in some]
