@@ -387,9 +387,11 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def tiles(hidden, weight, targets, inverse):
         """Slices of tokens and vocabulary, inputs, logits, each target's column, whether it is there."""
-        rows = min(len(hidden), _TokenLogps.ROWS)
-        columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         exact = hidden.dtype == inverse.dtype
+        # bfloat16: all tokens at a time. A weight's gradient is then one product, summed up inside in float32,
+        # and neither rounded on the way, which would bias training, nor a second, float32 copy.
+        rows = min(len(hidden), _TokenLogps.ROWS) if exact else len(hidden)
+        columns = max(1024, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         inputs = hidden * inverse[:, None] if exact else hidden  # bfloat16: scales the product
         buffer = hidden.new_empty(rows * columns)  # the same memory for all tiles
         for part in (slice(i, i + rows) for i in range(0, len(hidden), rows)):
@@ -430,7 +432,7 @@ class _TokenLogps(torch.autograd.Function):
         hidden, weight, targets, inverse, log_sums, entropies = ctx.saved_tensors
         logp_grad = torch.zeros_like(inverse) if logp_grad is None else logp_grad
         hidden_grad = torch.zeros_like(hidden, dtype=inverse.dtype)
-        weight_grad = torch.zeros_like(weight, dtype=inverse.dtype)  # bfloat16 sums would bias training
+        weight_grad = torch.zeros_like(weight)
         tiles = _TokenLogps.tiles(hidden, weight, targets, inverse)
         for part, vocabulary, inputs, logits, column, there in tiles:
             # z = logits / temperature:  d logp(y) / d z_v = [v = y] - p_v;  d entropy / d z_v = -p_v (log p_v
@@ -446,10 +448,10 @@ class _TokenLogps(torch.autograd.Function):
             else:
                 grad = grad.mul_(inverse[part, None]).to(inputs.dtype)
                 hidden_grad[part] += grad @ weight[vocabulary]
-                weight_grad[vocabulary] += grad.T @ inputs
+                torch.mm(grad.T, inputs, out=weight_grad[vocabulary])
         if hidden.dtype == inverse.dtype:
             hidden_grad = hidden_grad * inverse[:, None]
-        return hidden_grad.to(hidden.dtype), weight_grad.to(weight.dtype), None, None, None
+        return hidden_grad.to(hidden.dtype), weight_grad, None, None, None
 
 
 def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):

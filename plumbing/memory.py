@@ -40,7 +40,7 @@ def memory_budget(config, parameters, *, dtype, masters, gradient_checkpointing,
         "gradients": 4 * parameters / gpus + whole,
         "masters and moments": parameters * own / gpus if masters == "gpu" else 0,
         "activations": kept,
-        "output head": 12 * 32 * _TokenLogps.TILE + 4 * config.vocab_size * config.hidden_size,
+        "output head": 12 * 32 * _TokenLogps.TILE + size * config.vocab_size * config.hidden_size,
         "engine, while sampling": engine * 1e9,
     }
     return {name: amount / 1e9 for name, amount in parts.items()}
