@@ -91,8 +91,7 @@ def sampling_gap(plain, step, limit):
 
 def gradient_norm(gradients):
     """Norm of gradients, as backward() leaves them -> a number."""
-    norm = distributed.full_tensors(torch.nn.utils.get_total_norm(gradients))
-    return distributed.WORLD_SIZE * norm.item()
+    return distributed.WORLD_SIZE * distributed.number(torch.nn.utils.get_total_norm(gradients))
 
 
 def micro_batches(rollouts, max_tokens):

@@ -102,6 +102,14 @@ def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsy
     assert re.search(r"1 of 3 problems dropped.*data.jsonl line 2: .*frac\{1", capsys.readouterr().out)
 
 
+def test_prompts_without_room_are_dropped_and_the_others_keep_their_ids(tmp_path, tiny, capsys):
+    """The prompt of line 2 has 201 tokens. What a record says about a question holds for another --max-tokens too."""
+    rows = [{"problem": "1+1", "answer": "2"}, {"problem": "1" + "+1" * 99, "answer": "100"}, {"problem": "2+2", "answer": "4"}]
+    assert [(p["problem"], p["id"]) for p in load(tmp_path, tiny, rows, longest_prompt=200)] == [("1+1", 0), ("2+2", 2)]
+    assert re.search(r"1 of 3 problems dropped, their prompts have more than the 200 tokens .*data.jsonl line 2: '100'", capsys.readouterr().out)
+    assert len(load(tmp_path, tiny, rows, longest_prompt=201)) == 3
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
@@ -114,8 +122,8 @@ def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsy
         (["[]"], "holds no problem"),
         ([], "holds no problem"),
         (['"text"'], "line 1: none of problem"),
-        ([{"problem": "1+1", "answer": r"\frac{"}], "math-verify can read none"),
-        ([{"problem": "1+1", "answer": "2"}, {"problem": "1" + "+1" * 99, "answer": "2"}], r"line 2: the prompt has 201 tokens, .*room for 100"),
+        ([{"problem": "1+1", "answer": r"\frac{"}], "no problem is left, math-verify cannot read .*--answer-column"),
+        ([{"problem": "1" + "+1" * 99, "answer": "2"}] * 2, "no problem is left, their prompts have more than the 100 tokens.*lower --max-tokens"),
     ],
 )
 def test_bad_data_gives_one_line_with_the_place(tmp_path, tiny, rows, message):

@@ -27,8 +27,8 @@ def test_one_line_errors(finished, tmp_path):
     assert re.search(r"data file missing.jsonl: cannot be read", stopped(grpo.main, "--data", "missing.jsonl", *next(new)))
     assert "--model ./nowhere: neither a folder with a model nor" in stopped(grpo.main, "--model", "./nowhere", *next(new))
     assert "--model nobody/nothing: neither a folder with a model nor" in stopped(grpo.main, "--model", "nobody/nothing", *next(new))
-    long = stopped(grpo.main, "--max-tokens", "314", *next(new))
-    assert re.search(r"tiny/train.jsonl line \d+: the prompt has \d+ tokens.*lower --max-tokens", long)
+    long = stopped(grpo.main, "--max-tokens", "10000", *next(new))
+    assert re.search(r"data tiny/train.jsonl: no problem is left, their prompts have more than the .*lower --max-tokens", long)
     broken = tmp_path / "broken"
     shutil.copytree(ROOT / "tiny/model", broken)
     (broken / "model.safetensors").write_bytes(b"cut off")
