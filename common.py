@@ -10,10 +10,9 @@ Letters in tensor shapes:  B sequences  G samples of one question  L tokens of a
 import atexit
 import copy
 import dataclasses
+import functools
 import importlib.util
 import math
-import os
-import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from plumbing import InputError, derive_seed, distributed
 from plumbing.cache import RoomyLayer
-from plumbing.engine import engine_environment, import_vllm
+from plumbing.engine import engine_environment, engine_options, fork_generators, import_vllm
 from plumbing.verifier import verify
 
 ROOT = Path(__file__).resolve().parent
@@ -125,6 +124,7 @@ class TransformersSampler:
     def __init__(self, model, tokenizer, rows=256):
         self.model, self.rows, self.dtype = model, rows, compute_dtype(model)
         self.stop = torch.tensor(sorted(stop_ids(model, tokenizer)), device=model.device)
+        self.room = model.config.max_position_embeddings  # tokens of a prompt and its response
 
     def sync(self):
         """Nothing to do: the model that samples is the one that is trained."""
@@ -136,12 +136,13 @@ class TransformersSampler:
         """Nothing to do."""
 
     @torch.inference_mode()
-    def generate(self, contexts, n, temperature, max_tokens, seed):
+    def generate(self, contexts, n, temperature, max_tokens, seed, keep=None):
         """n samples from each context -> list of Rollout, sample j of context i at place i * n + j.
 
         contexts: lists of token ids (a prompt, or a prompt and a prefix of the answer). temperature: one
         number, or one for each context; 0 is greedy. Nothing but the temperature shapes the distribution: no
-        top-k, no top-p.
+        top-k, no top-p. keep(rollouts, places): what to return for each instead, where there are too many to
+        hold them all.
         """
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
         generator = torch.Generator(self.model.device).manual_seed(seed)
@@ -154,7 +155,7 @@ class TransformersSampler:
             batch = self._batch(own_contexts, own_temperatures, max_tokens, generator)
             for row, rollout in zip(rows, batch, strict=True):
                 rollouts[row] = rollout
-        return rollouts
+        return keep(rollouts, range(len(rollouts))) if keep else rollouts
 
     def _batch(self, contexts, temperatures, max_tokens, generator):
         device = self.model.device
@@ -220,35 +221,19 @@ class VLLMSampler:
     samples_with_model = False
 
     def __init__(self, model, tokenizer, rows=256, memory=0.4, tensor_parallel=1):
-        self.model, self.stop, self.asleep = model, sorted(stop_ids(model, tokenizer)), False
-        self.cuda = torch.cuda.is_available()
-        self.dtype = compute_dtype(model)
+        self.model, self.stop = model, sorted(stop_ids(model, tokenizer))
+        self.asleep, self.versions = False, None
+        self.cuda, self.dtype = torch.cuda.is_available(), compute_dtype(model)
+        self.piece = 8 * rows  # requests in one call: the engine holds all until the last is answered
         config = copy.deepcopy(model.config)
         config.architectures = [type(model).__name__.removeprefix("FSDP")]  # sharding renames the class
         self.tied = config.tie_word_embeddings
         config.tie_word_embeddings = False  # a tied head goes stale unnoticed: always send it
-        self.room = config.max_position_embeddings
-        options = {
-            "distributed_executor_backend": "external_launcher",
-            "tensor_parallel_size": tensor_parallel,
-            "seed": int(os.environ.get("RANK", "0")) // tensor_parallel,
-            "dtype": str(self.dtype)[6:],
-            "load_format": "dummy",  # the weights come with the first sync
-            "skip_tokenizer_init": True,
-            "generation_config": "vllm",
-            "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
-            "max_model_len": self.room,
-            "max_num_seqs": rows,
-            "max_num_batched_tokens": max(8192, self.room),
-            "enable_sleep_mode": self.cuda,
-            "gpu_memory_utilization": memory,
-        }
-        if not self.cuda:  # the CPU build cannot cut a seeded request in two: there must be room for all
-            options |= {"enforce_eager": True, "max_num_batched_tokens": rows * self.room}
-        with tempfile.TemporaryDirectory() as folder, engine_environment(), torch.random.fork_rng():
-            config.save_pretrained(folder)  # the engine reads its shape from disk
+        options = engine_options(config, str(self.dtype)[6:], rows, memory, tensor_parallel)
+        with engine_environment(), fork_generators():
             self.vllm = import_vllm()
-            self.llm = self.vllm.LLM(model=folder, **options)
+            self.llm = self.vllm.LLM(**options)
+        self.room = self.llm.model_config.max_model_len  # the context, or what of it there is memory for
         atexit.register(self.close)
 
     def _weights(self):
@@ -261,7 +246,10 @@ class VLLMSampler:
                 yield "lm_head.weight", weight
 
     def sync(self):
-        """Wake the engine if it sleeps and give it the model's present weights."""
+        """Wake the engine if it sleeps and give it the model's present weights, unless it has them."""
+        versions = [weight._version for weight in self.model.parameters()]  # counts changes in place
+        if versions == self.versions and not self.asleep:
+            return
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights()})
@@ -269,6 +257,7 @@ class VLLMSampler:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
         self._reset_cache()
+        self.versions = versions
 
     def _reset_cache(self):
         if not self.llm.reset_prefix_cache():  # what it holds was computed with the old weights
@@ -281,39 +270,44 @@ class VLLMSampler:
             torch.cuda.empty_cache()
             self.asleep = True
 
-    def generate(self, contexts, n, temperature, max_tokens, seed):
+    def generate(self, contexts, n, temperature, max_tokens, seed, keep=None):
         """n samples from each context -> list of Rollout, as TransformersSampler.generate.
 
-        Raises InputError for a context that leaves no room for max_tokens, RuntimeError if the engine sleeps
-        or returns NaN.
+        keep is called piece by piece, so that what is not kept never fills the memory. Raises InputError for
+        a context that leaves no room for max_tokens, RuntimeError if the engine sleeps or returns NaN.
         """
         if self.asleep:  # it would wait for ever
             raise RuntimeError("the engine sleeps: call sync() before generate()")
-        if not contexts:
-            return []
-        longest = max(map(len, contexts))
-        if longest + max_tokens > self.room:  # vLLM would cut the response short without a word
+        longest = max(map(len, contexts), default=0)
+        if contexts and longest + max_tokens > self.room:  # vLLM would cut the response short without a word
             raise InputError(f"a context of {longest} tokens leaves no room for {max_tokens} more in the "
-                             f"model's {self.room}; lower --max-tokens")
+                             f"engine's {self.room}; lower --max-tokens")
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
-        shared = {"max_tokens": max_tokens, "logprobs": 0, "top_p": 1.0, "top_k": 0}
+        places, kept = range(len(contexts) * n), []
+        for start in range(0, len(places), self.piece):
+            part = places[start : start + self.piece]
+            own_contexts = [contexts[place // n] for place in part]
+            own_temperatures = [temperatures[place // n] for place in part]
+            seeds = [derive_seed(seed, place) for place in part]  # a request each, with its own
+            rollouts = self._piece(own_contexts, own_temperatures, max_tokens, seeds)
+            kept += keep(rollouts, part) if keep else rollouts
+        return kept
+
+    def _piece(self, contexts, temperatures, max_tokens, seeds):
+        shared = {"max_tokens": max_tokens, "logprobs": 0, "flat_logprobs": True, "top_p": 1.0, "top_k": 0}
         shared |= {"stop_token_ids": self.stop, "detokenize": False}
-        rows = [i for i in range(len(contexts)) for _ in range(n)]  # the prefix cache shares a group's prompt
-        requests, params = [], []
-        for row, i in enumerate(rows):  # a request each, with its own seed
-            own = {"temperature": temperatures[i], "seed": derive_seed(seed, row)}
-            requests.append(self.vllm.TokensPrompt(prompt_token_ids=contexts[i]))
-            params.append(self.vllm.SamplingParams(**own, **shared))
-        with torch.random.fork_rng():  # requests have own seeds; it draws from torch's generator all the same
+        requests = [self.vllm.TokensPrompt(prompt_token_ids=context) for context in contexts]
+        params = [self.vllm.SamplingParams(temperature=temperature, seed=seed, **shared)
+                  for temperature, seed in zip(temperatures, seeds, strict=True)]
+        with fork_generators():  # requests have own seeds; it draws from torch's generator all the same
             answers = self.llm.generate(requests, params, use_tqdm=False)
         rollouts = []
-        for i, answer in zip(rows, answers, strict=True):
+        for context, answer, temperature in zip(contexts, answers, temperatures, strict=True):
             output = answer.outputs[0]
-            ids = list(output.token_ids)
-            logps = [at[token].logprob for at, token in zip(output.logprobs, ids, strict=True)]
-            rollouts.append(Rollout(contexts[i], ids, logps, output.finish_reason == "stop", temperatures[i]))
-        if not all(math.isfinite(sum(r.logps)) for r in rollouts):
-            raise RuntimeError("vLLM returned log-probabilities that are not finite numbers")
+            ids, logps = list(output.token_ids), list(output.logprobs.logprobs)
+            rollouts.append(Rollout(context, ids, logps, output.finish_reason == "stop", temperature))
+        if not all(math.isfinite(sum(r.logps)) and len(r.logps) == len(r.completion_ids) for r in rollouts):
+            raise RuntimeError("vLLM returned log-probabilities that are not finite numbers, one a token")
         return rollouts
 
     def close(self):
@@ -364,15 +358,21 @@ def score_rollouts(rollouts, golds, tokenizer, reward=verify, counts=None):
     found = Counter()
 
     def check(part):
-        texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r, _ in part]
-        texts = [text if r.finished else "" for text, (r, _) in zip(texts, part)]
-        return reward(texts, [gold for _, gold in part], found)
+        return own_rewards(*zip(*part), tokenizer, reward, found) if part else []
 
     values = distributed.split_work(list(zip(rollouts, golds, strict=True)), check)
     for rollout, value in zip(rollouts, values, strict=True):
-        rollout.reward = value if rollout.finished else 0.0
+        rollout.reward = value
     if counts is not None:
         counts.update(distributed.sum_over_ranks(found))
+
+
+def own_rewards(rollouts, golds, tokenizer, reward, counts):
+    """As score_rollouts, without other ranks' help -> list of rewards."""
+    texts = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in rollouts]
+    texts = [text if r.finished else "" for text, r in zip(texts, rollouts)]
+    values = reward(texts, list(golds), counts)
+    return [value if r.finished else 0.0 for value, r in zip(values, rollouts, strict=True)]
 
 
 # ---- log-probabilities -------------------------------------------------------------------------------------
@@ -387,9 +387,11 @@ class _TokenLogps(torch.autograd.Function):
     @staticmethod
     def tiles(hidden, weight, targets, inverse):
         """Slices of tokens and vocabulary, inputs, logits, each target's column, whether it is there."""
-        rows = min(len(hidden), _TokenLogps.ROWS)
-        columns = max(1, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         exact = hidden.dtype == inverse.dtype
+        # bfloat16: all tokens at a time. A weight's gradient is then one product, summed up inside in float32,
+        # and neither rounded on the way, which would bias training, nor a second, float32 copy.
+        rows = min(len(hidden), _TokenLogps.ROWS) if exact else len(hidden)
+        columns = max(1024, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
         inputs = hidden * inverse[:, None] if exact else hidden  # bfloat16: scales the product
         buffer = hidden.new_empty(rows * columns)  # the same memory for all tiles
         for part in (slice(i, i + rows) for i in range(0, len(hidden), rows)):
@@ -430,7 +432,7 @@ class _TokenLogps(torch.autograd.Function):
         hidden, weight, targets, inverse, log_sums, entropies = ctx.saved_tensors
         logp_grad = torch.zeros_like(inverse) if logp_grad is None else logp_grad
         hidden_grad = torch.zeros_like(hidden, dtype=inverse.dtype)
-        weight_grad = torch.zeros_like(weight, dtype=inverse.dtype)  # bfloat16 sums would bias training
+        weight_grad = torch.zeros_like(weight)
         tiles = _TokenLogps.tiles(hidden, weight, targets, inverse)
         for part, vocabulary, inputs, logits, column, there in tiles:
             # z = logits / temperature:  d logp(y) / d z_v = [v = y] - p_v;  d entropy / d z_v = -p_v (log p_v
@@ -446,10 +448,10 @@ class _TokenLogps(torch.autograd.Function):
             else:
                 grad = grad.mul_(inverse[part, None]).to(inputs.dtype)
                 hidden_grad[part] += grad @ weight[vocabulary]
-                weight_grad[vocabulary] += grad.T @ inputs
+                torch.mm(grad.T, inputs, out=weight_grad[vocabulary])
         if hidden.dtype == inverse.dtype:
             hidden_grad = hidden_grad * inverse[:, None]
-        return hidden_grad.to(hidden.dtype), weight_grad.to(weight.dtype), None, None, None
+        return hidden_grad.to(hidden.dtype), weight_grad, None, None, None
 
 
 def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
@@ -537,6 +539,8 @@ def completion_logps(model, batch, temperatures):
 
 def _score(model, batch, temperatures):
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "position_ids")}
+    if batch["attention_mask"][:, 0].all():  # padding on the right: no token looks at it, and without a mask
+        inputs["attention_mask"] = None  # attention has the kernel that never makes an (L, L) matrix
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state  # (B, L, D)
     mask, head = batch["completion_mask"], model.get_output_embeddings().weight
     heat = temperatures[:, None].expand(mask.shape)[mask]
@@ -698,11 +702,11 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
     for name, problems in eval_sets.items():
         contexts = [p["prompt_ids"] for p in problems]
         golds = [p["answer"] for p in problems for _ in range(n)]
-        rollouts = sampler.generate(contexts, n, temperature, max_tokens, derive_seed(seed, name))
-        score_rollouts(rollouts, golds, tokenizer, reward)
-        groups = [rollouts[i : i + n] for i in range(0, len(rollouts), n)]
-        scores = [sum(r.reward for r in group) / n for group in groups]
-        right = [sum(r.right for r in group) for group in groups]
+        keep = functools.partial(outcomes, golds=golds, tokenizer=tokenizer, reward=reward)
+        drawn = sampler.generate(contexts, n, temperature, max_tokens, derive_seed(seed, name), keep)
+        groups = [drawn[i : i + n] for i in range(0, len(drawn), n)]
+        scores = [sum(value for value, _, _ in group) / n for group in groups]
+        right = [sum(value == 1 for value, _, _ in group) for group in groups]
         parts = {name: range(len(problems))}
         for level in sorted({p["level"] for p in problems if "level" in p}):
             parts[f"{name}/level {level}"] = [i for i, p in enumerate(problems) if p.get("level") == level]
@@ -714,6 +718,15 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
             for k in (2**e for e in range(1, n.bit_length())):
                 chances = [pass_at_k(n, right[i], k) for i in members]
                 metrics[f"eval/{part}/pass@{k}"] = sum(chances) / len(members)
-        metrics[f"eval/{name}/mean_length"] = sum(len(r.completion_ids) for r in rollouts) / len(rollouts)
-        metrics[f"eval/{name}/clipped_ratio"] = sum(not r.finished for r in rollouts) / len(rollouts)
+        metrics[f"eval/{name}/mean_length"] = sum(length for _, length, _ in drawn) / len(drawn)
+        metrics[f"eval/{name}/clipped_ratio"] = sum(not finished for _, _, finished in drawn) / len(drawn)
     return metrics
+
+
+def outcomes(rollouts, places, *, golds, tokenizer, reward):
+    """All that evaluation keeps of responses -> (reward, length, finished) of each.
+
+    places: of their gold answers in golds.
+    """
+    values = own_rewards(rollouts, [golds[place] for place in places], tokenizer, reward, Counter())
+    return [(value, len(r.completion_ids), r.finished) for value, r in zip(values, rollouts, strict=True)]

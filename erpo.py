@@ -14,7 +14,7 @@ that is all right teaches a little all the same, as if one imaginary wrong answe
                  (RA, reactivated advantage)
     refilling    all-wrong groups are dropped, and more questions drawn until the batch is full, at most
                  max_draws times; without RA, all-right groups are dropped too: that is DAPO
-    loss         that of grpo.py, with log-probabilities at temperature 1 whatever the response was sampled at
+    loss         that of grpo.py, with log-probabilities at `temperature` whatever T_q it was sampled at
 
 The paper's method section was not open to us: what is known of it comes from its abstract and from public
 reviews and digests. It is known that the base is DAPO, that the temperature belongs to a question, rises when
@@ -31,10 +31,12 @@ What changes against grpo.py:
     (4) score     at which temperature a heated response is scored, --score
 
 With another reward (--reward) "all right" is a group whose every reward is 1. The paper's other model,
-Qwen2.5-3B, takes the same settings. Left out: DAPO's penalty for overlong responses, which would give
-all-right groups a variance of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same
-advantages, but for the 1e-4 under them. Expect on the tiny model: ERPO's groups stay mixed where DAPO's come
-to have zero variance, at a fraction of the tokens, and the held-out score is no better for it (docs/erpo.md).
+Qwen2.5-3B, takes the same settings. Other than in DAPO: one update a batch and no mini-batches, where its
+code makes 16; no second clip at ratio 10 for negative advantages (its code's); a batch that is still short
+after max_draws is trained on; no penalty for overlong responses, which would give all-right groups a variance
+of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same advantages, but for the 1e-4
+under them. Expect on the tiny model: ERPO's groups stay mixed where DAPO's come to have zero variance, at a
+fraction of the tokens, and the held-out score is no better for it (docs/erpo.md).
 """
 
 from collections import Counter
@@ -57,19 +59,20 @@ SETTINGS = {
     "compare": ([], ["dapo", "ra"], "arms to train afterwards as well"),
     "t_step": (0.05, 0.05, "how much hotter a question gets at a time; not found; ours"),
     "t_max": (1.2, 1.5, "highest temperature; the paper has one, its value was not found; ours"),
-    "score": ("score_T1", "score_T1", "log-probabilities are taken at; score_T1: temperature 1; score_T: the "
-              "one that the response was sampled at; not found; ours", ("score_T1", "score_T")),
+    "score": ("score_T0", "score_T0", "log-probabilities are taken at; score_T0: the temperature of the "
+              "start; score_T: what a response was sampled at; not found; ours", ("score_T0", "score_T")),
     "max_draws": (10, 10, "how often questions are drawn to fill one batch; DAPO's code"),
     "questions": (0, 192, "training questions, picked by the seed, 0: all; tiny: each comes up often"),
-    "data": ("open-r1/DAPO-Math-17k-Processed", "tiny/train.jsonl",
-             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
+    "data": ("open-r1/DAPO-Math-17k-Processed:en", "tiny/train.jsonl",
+             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; not found; "
+             "ours, as in the author's next project"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                     "text after each question; Qwen2.5-Math's own"),
     "steps": (175, 75, "batches of samples to learn from; reviews of the paper"),
     "prompts_per_step": (256, 16, "questions in a batch; ours, as in the author's next project"),
     "group_size": (8, 8, "responses to each question, G; ours, as in the same author's next project"),
-    "temperature": (1.0, 1.0, "sampling temperature in training; DAPO's code"),
-    "max_tokens": (3000, 144, "longest response; what fits a context of 4096; ours"),
+    "temperature": (1.0, 1.0, "sampling temperature in training, at first; not found; DAPO's code"),
+    "max_tokens": (3000, 144, "longest response; not found; ours"),
     "lr": (1e-6, 4e-4, "learning rate of AdamW; DAPO section 4.1"),
     "warmup_steps": (10, 10, "steps over which the learning rate rises; as in the author's next project"),
     "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
@@ -82,8 +85,12 @@ SETTINGS = {
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
     "eval_every": (20, 15, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (4, 4, "responses to each held-out question; ours"),
+    "eval_samples": (2, 4, "responses to each held-out question; ours"),
+    "final_eval_samples": (4, 0, "the same, before and after training, 0: as many; reviews: 4 on MATH-500"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
+    "eval_sets": (
+        ["HuggingFaceH4/MATH-500@test", "math-ai/aime24@test", "math-ai/aime25@test", "math-ai/amc23@test"],
+        ["tiny/test.jsonl"], "held-out problem sets, as for --data; reviews"),
 }
 PANELS = {"temperature/mean": "mean temperature of the questions",
           "temperature/at_max": "share of questions at the cap",
@@ -137,28 +144,40 @@ def ra_advantage(group_size):
     return (group_size + 1) ** -0.5
 
 
-def scoring(temperatures, mode):
-    """(4) The temperature at which each row's log-probabilities are taken. temperatures (B,): the
-    sampling's."""
-    return temperatures if mode == "score_T" else torch.ones_like(temperatures)
+def scoring(temperatures, mode, start):
+    """(4) The temperature at which each row's log-probabilities are taken. temperatures (B,): the sampling's.
+
+    start: that of a question that was never heated. A trainer that has one temperature scores at that one.
+    """
+    return temperatures if mode == "score_T" else torch.full_like(temperatures, start)
 
 
-def scoring_weights(batch, mode, cap):
+def scoring_weights(batch, cap):
     """(4) importance_weights (B, L-1) where a response is scored as it was sampled, elsewhere 1."""
     weights = importance_weights(batch, cap)
     if weights is None:
         return None
-    alike = scoring(batch["temperatures"], mode) == batch["temperatures"]
-    return torch.where(alike[:, None], weights, 1.0)
+    return torch.where((batch["scored_at"] == batch["temperatures"])[:, None], weights, 1.0)
 
 
-def comparable(batches, mode):
-    """The batches, masks without the responses that are scored otherwise than they were sampled."""
-    masks = []
+def comparable(model, batches, rollouts, args):
+    """(4) Batches for sampling_gap: in all of them scorer and sampler had the same temperature.
+
+    Of `batches`, made of `rollouts`, the rows that were scored as they were sampled; of the others one
+    micro-batch is scored once more, at each row's own temperature and without gradient.
+    """
+    heats = torch.tensor([r.temperature for r in rollouts])
+    alike = (scoring(heats, args.score, args.temperature) == heats).tolist()
+    heated, checked = [r for r, same in zip(rollouts, alike) if not same], []
     for batch in batches:
-        alike = scoring(batch["temperatures"], mode) == batch["temperatures"]
-        masks.append(batch["completion_mask"] & alike[:, None])
-    return [{**batch, "completion_mask": mask} for batch, mask in zip(batches, masks)]
+        alike = (batch["scored_at"] == batch["temperatures"])[:, None]
+        checked.append({**batch, "completion_mask": batch["completion_mask"] & alike})
+    for part in micro_batches(heated, args.micro_batch_tokens)[:1]:
+        batch = collate(part, model.device)
+        with torch.no_grad():
+            batch["old_per_token_logps"] = completion_logps(model, batch, batch["temperatures"])[0]
+        checked.append(batch)
+    return checked
 
 
 @one_line_errors
@@ -215,12 +234,12 @@ def main(argv=None):
         model.train(args.gradient_checkpointing)
         for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
             for batch in batches:
-                scored_at = scoring(batch["temperatures"], args.score)                                 # (4)
-                per_token_logps, entropy = completion_logps(model, batch, scored_at)  # (B, L-1)
+                batch["scored_at"] = scoring(batch["temperatures"], args.score, args.temperature)      # (4)
+                per_token_logps, entropy = completion_logps(model, batch, batch["scored_at"])  # (B, L-1)
                 if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
-                    batch["importance_weights"] = scoring_weights(batch, args.score, args.importance_cap)
-                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch, scored_at)
+                    batch["importance_weights"] = scoring_weights(batch, args.importance_cap)
+                    batch["ref_per_token_logps"] = reference_logps(run.reference, batch, batch["scored_at"])
                     sums["entropy"] += entropy.detach().sum().item()
                 loss, statistics = grpo_loss(
                     per_token_logps, batch["old_per_token_logps"], batch["advantages"],
@@ -232,7 +251,7 @@ def main(argv=None):
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
-                gap = sampling_gap(comparable(batches, args.score), step, run.max_logp_gap)
+                gap = sampling_gap(comparable(model, batches, rollouts, args), step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches
@@ -240,7 +259,7 @@ def main(argv=None):
         # ---- (e) log, evaluate, save -----------------------------------------------------------------------
         if step == 1:
             run.show_example(drawn, golds, args.group_size)
-        metrics = run.shared_metrics(torch.cat(all_rewards), all_rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(torch.cat(all_rewards), all_rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         metrics |= {"temperature/draws": draws, **tracker.metrics()}
         run.finish_step(step, metrics, order=order, tracker=tracker)

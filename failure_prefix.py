@@ -3,28 +3,25 @@
     python failure_prefix.py                        the tiny model on a laptop CPU, some minutes
     python failure_prefix.py --model deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B     the settings' left column
 
-A question the model nearly always solves gives GRPO nothing: all answers of its group are right. There is
-still something to be learned from it, how to get out of a wrong start, but wrong starts are hardly ever
-sampled. So take one of the model's own rare wrong answers, cut it off, and let the model go on from there,
-with the cut where it succeeds about half the time:
+A question the model nearly always solves gives GRPO nothing: all answers of its group are right. It could
+still teach how to get out of a wrong start, but those are hardly ever sampled. So take one of the model's own
+rare wrong answers, cut it off where the model succeeds about half the time, and let it go on from there:
 
     p(q, s)      chance of a right answer when the model goes on from question q and prefix s, by sampling
     prefix of q  the first tokens of a failure of q, up to the cut where |p(q, s) - tau| is smallest, tau = .5
-    advantages   those of GRPO, over the G responses to one question with one prefix
-    loss         that of GRPO, on what comes after the prefix
+    loss         that of GRPO, on what comes after the prefix; a group are the G responses behind one prefix
 
 What changes against grpo.py:
 
-    (1) screen    sample every question; keep those nearly always right, each with one failure     (section 3)
-    (2) cut       try several cuts of that failure, keep the one where success is nearest to tau   (section 3)
+    (1) screen    sample every question; keep those nearly always right, each with one failure
+    (2) cut       try several cuts of that failure, keep the one where success is nearest to tau
     (3) train     question + prefix is the context: the prefix carries no loss, and the verifier never sees it
-    (4) refresh   after some steps mine and cut anew, with the model as it is then                 (section 5)
+    (4) refresh   after some steps mine and cut anew, with the model as it is then
 
-Left out: nothing of the method. The paper gives neither the grid of cuts nor the samples per cut; ours are in
-the settings and say so. With another reward (--reward) an answer is right if its reward is 1. The bank, one
-line per screened question, is bank.jsonl in the run folder. Expect on the tiny model: zero-variance groups
-.12 instead of .76 at the start, reward behind the prefixes from .5 to .95, held-out score up by 2 points, of
-which plain GRPO on the same questions gets 1.5 (docs/failure_prefix.md).
+Read were abstracts, the official code ("code" below; it trains on ready prefixes) and two readers' notes on
+versions 1 and 2 ("note"). Left out: the code's chat prompt. Expect on the tiny model: zero-variance groups
+.12 instead of .76 at the start, reward behind prefixes from .5 to .95, held-out score up by 2 points, by 1.5
+from the questions alone; at equal cost: to be measured again (docs/failure_prefix.md).
 """
 
 from collections import Counter
@@ -38,7 +35,7 @@ from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
 from plumbing.records import fill_record, read_record
-from plumbing.run import Run, train_arms
+from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
@@ -46,39 +43,45 @@ SETTINGS = {
     "arm": ("failure", "failure", "failure: behind failures cut short; plain: without", ("failure", "plain")),
     "compare": ([], ["plain"], "arms to train afterwards as well, from the same bank"),
     "bank": ("", "", "bank.jsonl of an earlier run to start from: nothing is mined before step 1"),
-    "questions": (1000, 128, "saturated questions to mine; section 4"),
-    "screen_samples": (32, 32, "responses to each question in screening; section 4"),
-    "saturated_low": (31, 31, "fewest right ones of a saturated question; section 4 (version 2: 121 of 128)"),
-    "saturated_high": (31, 31, "most right ones; section 4 (version 2: 127 of 128)"),
-    "cuts": (9, 9, "places to try to cut a failure; not stated; ours: .1 to .9 of its tokens"),
-    "cut_samples": (32, 16, "responses from each cut; not stated; ours"),
-    "tau": (0.5, 0.5, "success that is wanted behind the cut; section 3"),
-    "fixed_cut": (0.0, 0.0, "cut every failure at this share of its tokens, 0: try; section 5: .25, .5, .75"),
-    "refresh_every": (0, 0, "steps after which to mine anew with the model of then; not stated; ours"),
-    "refresh_samples": (128, 64, "responses in which to look for a failure then; section 5"),
+    "questions": (1000, 128, "saturated questions to mine; note on version 1"),
+    "screen_samples": (32, 32, "responses to each question in screening; note on version 1"),
+    "saturated_low": (31, 31, "fewest right ones of a saturated question; note on version 1 (2: 121 of 128)"),
+    "saturated_high": (31, 31, "most right ones; note on version 1 (version 2: 127 of 128)"),
+    "cuts": (9, 9, "places to try to cut a failure; not found; ours: .1 to .9 of its tokens"),
+    "cut_samples": (32, 16, "responses from each cut; not found; ours"),
+    "tau": (0.5, 0.5, "success that is wanted behind the cut; code and notes"),
+    "fixed_cut": (0.0, 0.0, "cut every failure at this share of its tokens, 0: try; version 2: .25, .5, .75"),
+    "refresh_every": (0, 0, "steps after which to mine anew with the model of then; not found; ours"),
+    "refresh_samples": (128, 64, "responses in which to look for a failure then; note on version 1"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
              "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
-                    "text after each question; Qwen2.5-Math's own"),
+                    "text after each question; code has it as a system turn"),
     "steps": (1000, 60, "batches of samples to learn from; code: 2,000 updates"),
     "prompts_per_step": (10, 32, "questions in a batch; code"),
-    "group_size": (16, 8, "responses to each question, G; section 4"),
-    "temperature": (1.0, 1.0, "sampling temperature in training; DAPO's code"),
-    "max_tokens": (6000, 192, "longest response, counted behind the prefix; section 4"),
-    "lr": (1e-6, 1e-4, "learning rate of AdamW; section 4 (tiny: 8e-4 unlearns, on few questions)"),
+    "group_size": (16, 8, "responses to each question, G; code"),
+    "temperature": (1.0, 1.0, "sampling temperature in training; default of the code's TRL"),
+    "max_tokens": (6000, 192, "longest response, counted behind the prefix; code"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; code (tiny: 8e-4 unlearns, on few questions)"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; code: none"),
     "weight_decay": (0.1, 0.0, "AdamW's; code"),
+    "adam_beta2": (0.99, 0.999, "AdamW's second beta; code (tiny: as in the other scripts)"),
     "max_grad_norm": (0.1, 1.0, "gradients longer than this are shortened to it; code"),
     "updates_per_batch": (2, 2, "passes over one batch, one optimizer step each; code"),
-    "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; section 4"),
-    "clip_high": (0.4, 0.4, "how far the ratio may rise above 1; section 4"),
+    "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; code"),
+    "clip_high": (0.4, 0.4, "how far the ratio may rise above 1; code"),
     "scale_by_std": (True, True, "divide advantages by the group's standard deviation; code"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; DAPO section 3.3", LOSS_TYPES),
-    "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
-    "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
-    "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (32, 4, "responses to each held-out question; section 4"),
-    "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; section 4 (tiny: as in training)"),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; code", LOSS_TYPES),
+    "beta": (0.0, 0.0, "weight of the KL term to the starting model; code"),
+    "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; code: none"),
+    "eval_every": (100, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
+    "eval_samples": (1, 4, "responses to each held-out question; ours"),
+    "final_eval_samples": (32, 0, "the same, before and after training, 0: as many; code"),
+    "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; code (tiny: as in training)"),
+    "eval_max_tokens": (32000, 0, "longest response in evaluation, 0: --max-tokens; code"),
+    "eval_sets": (
+        ["math-ai/aime24@test", "math-ai/aime25@test", "HuggingFaceH4/MATH-500@test", "rawsh/2024_AMC12",
+         "MathArena/hmmt_feb_2025"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; code"),
 }
 
 
@@ -88,11 +91,7 @@ def first_failure(rollouts):
 
 
 def prefix_of(ids, share):
-    """The first part of a response: this share of its tokens, rounded down.
-
-    >>> prefix_of([7, 8, 9, 2], 0.5)
-    [7, 8]
-    """
+    """The first part of a response: this share of its tokens, rounded down."""
     return ids[: int(share * len(ids) + 1e-9)]
 
 
@@ -100,61 +99,65 @@ def choose_cut(line, tau, fixed_cut=0.0):
     """The share of its tokens at which a failure is cut, and the success measured there (None: not measured).
 
     line: a line of the bank with "cuts", from short to long, and "rates". The cut whose rate is nearest to
-    tau is taken, the shortest of several (section 3). fixed_cut: this one, whatever was measured.
+    tau is taken, the shortest of several. fixed_cut: this one, whatever was measured. Raises InputError.
 
     >>> choose_cut({"cuts": [0.2, 0.5, 0.8], "rates": [0.9, 0.6, 0.4]}, tau=0.5)
     (0.5, 0.6)
     """
     if fixed_cut:
         return fixed_cut, dict(zip(line["cuts"], line["rates"])).get(fixed_cut)
+    if not line["rates"]:
+        raise InputError("the bank was mined with --fixed-cut: no success was measured; give --fixed-cut")
     distances = [round(abs(rate - tau), 9) for rate in line["rates"]]
     best = distances.index(min(distances))
     return line["cuts"][best], line["rates"][best]
 
 
-def mine(questions, draw, *, samples, low, high, cuts, cut_samples):
+def mine(questions, draw, *, samples, low, high, cuts, cut_samples, longest):
     """Screen questions, and try cuts of one failure of each saturated one -> a line of the bank for each.
 
-    draw(questions, n): n scored rollouts of each -> list of lists. A question is saturated if low..high of
-    its samples are right, and usable if one of the others ended by itself; then its line has "failure", token
-    ids, "cuts" and "rates". cut_samples 0: no cut is tried.
+    draw(questions, n): n scored rollouts of each -> list of lists. Saturated: low..high of its samples are
+    right. Usable: one of the others ended by itself, and a cut of it makes a context of at most `longest`
+    tokens; then its line has "failure", token ids, "cuts" and, unless cut_samples is 0, "rates". "tokens" and
+    "cut_tokens": what screening and trying took, prompts and prefixes included.
     """
     lines, tried = [], []
     for question, group in zip(questions, draw(questions, samples), strict=True):
-        right, tokens = sum(r.right for r in group), sum(len(r.completion_ids) for r in group)
-        lines.append({"id": question["id"], "right": right, "of": samples, "tokens": tokens})
+        right, prompt = sum(r.right for r in group), question["prompt_ids"]
+        lines.append({"id": question["id"], "right": right, "of": samples, "tokens": drawn_tokens(group)})
         failure = first_failure(group) if low <= right <= high else None                               # (1)
-        if failure:
-            lines[-1] |= {"failure": failure.completion_ids, "cuts": cuts, "rates": []}
-            for cut in cuts if cut_samples else []:
-                context = question["prompt_ids"] + prefix_of(failure.completion_ids, cut)
-                tried.append((lines[-1], question | {"prompt_ids": context}))
+        contexts = {cut: prompt + prefix_of(failure.completion_ids, cut) for cut in cuts if failure}
+        contexts = {cut: context for cut, context in contexts.items() if len(context) <= longest}
+        if contexts:
+            lines[-1] |= {"failure": failure.completion_ids, "cuts": list(contexts), "rates": []}
+            tried += [(lines[-1], question | {"prompt_ids": c}) for c in contexts.values() if cut_samples]
     groups = draw([question for _, question in tried], cut_samples)
     for (line, _), group in zip(tried, groups, strict=True):
         line["rates"].append(sum(r.right for r in group) / len(group))                                 # (2)
-        line["tokens"] += sum(len(r.completion_ids) for r in group)
+        line["cut_tokens"] = line.get("cut_tokens", 0) + drawn_tokens(group)
     return lines
 
 
 def training_items(lines, problems, *, arm, tau, fixed_cut):
-    """What an arm trains on -> problems whose prompt_ids include the prefix, and "prefix", its length.
+    """What an arm trains on -> problems with the prefix in prompt_ids, its length, "prefix", and its "rate".
 
     lines: of a bank. problems: by id. arm: "failure", or "plain" for no prefix.
     """
     items = []
     for line in lines:
         if "failure" in line:
-            cut = choose_cut(line, tau, fixed_cut)[0] if arm == "failure" else 0                       # (2)
+            cut, rate = choose_cut(line, tau, fixed_cut) if arm == "failure" else (0, None)            # (2)
             prefix, question = prefix_of(line["failure"], cut), problems[line["id"]]
             context = question["prompt_ids"] + prefix                                                  # (3)
-            items.append(question | {"prompt_ids": context, "prefix": len(prefix)})
+            items.append(question | {"prompt_ids": context, "prefix": len(prefix), "rate": rate})
     return items
 
 
 def bank_lines(run, generation):
     """(1) (4) The lines of the bank, read, or mined with the present model. generation: how often before."""
     args, bank = run.args, run.out / "bank.jsonl"
-    first = read_record(args.bank or bank) if args.bank or generation else []
+    old = args.bank or generation and bank
+    first = read_record(old, "id", "tokens", "generation", problems=run.problems) if old else []
     first = [line for line in first if line["generation"] == 0]
     if first and not generation:
         return first
@@ -162,17 +165,17 @@ def bank_lines(run, generation):
     samples, low, high = args.screen_samples, args.saturated_low, args.saturated_high
     if generation:  # the same questions again; any failure will do, for few are left
         by_id = {problem["id"]: problem for problem in pool}
-        pool = [by_id[line["id"]] for line in first if "failure" in line]
+        pool = [by_id[line["id"]] for line in first if "failure" in line][: args.questions]
         samples, low, high = args.refresh_samples, 0, args.refresh_samples - 1
-    cuts, cut_samples = [round(i / (args.cuts + 1), 3) for i in range(1, args.cuts + 1)], args.cut_samples
-    if args.fixed_cut:
-        cuts, cut_samples = [args.fixed_cut], 0
+    cuts = [round(i / (args.cuts + 1), 3) for i in range(1, args.cuts + 1)]
+    cuts, cut_samples = ([args.fixed_cut], 0) if args.fixed_cut else (cuts, args.cut_samples)
 
     def work(part, start):
         def draw(items, n):
             return run.draw(items, n, "mine", generation, start, len(items))
 
-        return mine(part, draw, samples=samples, low=low, high=high, cuts=cuts, cut_samples=cut_samples)
+        return mine(part, draw, samples=samples, low=low, high=high, cuts=cuts, cut_samples=cut_samples,
+                    longest=run.longest_prompt)
 
     run.sampler.sync()
     lines = fill_record(
@@ -182,22 +185,22 @@ def bank_lines(run, generation):
 
 
 def training_order(run, generation):
-    """(3) The questions to train on, in order, and the tokens it took to mine them. Raises InputError."""
+    """(3) The questions to train on, in order, and the tokens that mining took. Raises InputError."""
     args, problems = run.args, {problem["id"]: problem for problem in run.problems}
     lines = bank_lines(run, generation)
-    if not {line["id"] for line in lines} <= set(problems):
-        raise InputError(f"--bank {args.bank}: holds questions that --data {args.data} does not; give the "
-                         "--data that it was mined from")
     items = training_items(lines, problems, arm=args.arm, tau=args.tau, fixed_cut=args.fixed_cut)
-    items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # room to answer
+    items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt][: args.questions]
+    owes_cuts = args.arm == "failure" and not args.fixed_cut
+    spent = sum(line["tokens"] + owes_cuts * line.get("cut_tokens", 0) for line in lines)
+    if not items and generation:  # nothing fails any more: on with the prefixes of before
+        return training_order(run, generation - 1)[0], spent
     if not items:
         raise InputError(f"--arm {args.arm}: no question to train on among {len(lines)} screened; widen "
                          "--saturated-low and --saturated-high, or screen other problems with --data")
-    rates = [choose_cut(line, args.tau, args.fixed_cut)[1] for line in lines if "failure" in line]
-    near = sum(rate is not None and abs(rate - args.tau) <= 0.25 for rate in rates)
-    run.say(f"{len(lines)} questions screened, {len(rates)} with a failure; success within .25 of tau "
-            f"{args.tau:g} behind {near} of their cuts" + ": try more --cuts" * (near < 0.7 * len(rates)))
-    return Shuffled(items, derive_seed(args.seed, generation)), sum(line["tokens"] for line in lines)
+    near = [abs(item["rate"] - args.tau) <= 0.25 for item in items if item.get("rate") is not None]
+    run.say(f"{len(lines)} questions screened, {len(items)} to train on; success within .25 of tau behind "
+            f"{sum(near)} of {len(near)} cuts" + ": try more --cuts" * (sum(near) < 0.7 * len(near)))
+    return Shuffled(items, derive_seed(args.seed, generation)), spent
 
 
 @one_line_errors
@@ -273,11 +276,10 @@ def main(argv=None):
         prefix_lengths = [q["prefix"] for q in questions for _ in range(args.group_size)]
         if step == 1:
             run.show_example(rollouts, golds, args.group_size, prefix_lengths)
-        metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(rewards, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         metrics["num_tokens"] += mined_tokens
-        metrics["prefix/length"] = sum(prefix_lengths) / len(prefix_lengths)
-        metrics["prefix/generation"] = generation
+        metrics |= {"prefix/length": sum(prefix_lengths) / len(rollouts), "prefix/generation": generation}
         run.finish_step(step, metrics, order=order)
     run.finish()
     train_arms(main, argv, run, args.compare, "--bank", args.bank or str(run.out / "bank.jsonl"))

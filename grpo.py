@@ -63,7 +63,8 @@ SETTINGS = {
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; DAPO section 2.3"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; DAPO uses none"),
     "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (4, 4, "responses to each held-out question; ours"),
+    "eval_samples": (2, 4, "responses to each held-out question; ours"),
+    "final_eval_samples": (32, 0, "the same, before and after training, 0: as many; DAPO section 4.1"),
     "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
 }
 
@@ -133,7 +134,7 @@ def main(argv=None):
         # ---- (e) log, evaluate, save -----------------------------------------------------------------------
         if step == 1:
             run.show_example(rollouts, golds, args.group_size)
-        metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(rewards, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         run.finish_step(step, metrics, order=order)
     run.finish()

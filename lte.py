@@ -14,7 +14,7 @@ learned as an answer to the question without the hint:
     advantages   as in grpo.py, over the G members of the group so refined
     ratio        plain members:  r = pi(token | question) / pi_old(token | question)       min(r A, clip(r) A)
                  hinted members: r = pi(token | question) / pi_old(token | question, hint)   r / (r + gamma) A
-    loss         - sum over tokens of both / number of tokens of both                              (section 3)
+    loss         - sum over tokens of both / number of tokens of both
 
 The ratio of hinted members compares two prompts and is not 1 even before the first update: the model is drawn
 most to tokens gamma times as likely without the hint as with it, hardly to those it would write anyway.
@@ -26,15 +26,16 @@ What changes against grpo.py:
     (3) loss      the shaped ratio for hinted members
     (4) count     questions with no, some and only right answers are counted before any hint
 
-Open in the paper, and ours: wrong answers are listed once each; answers that cannot be found are left out,
-and with nothing to list and nothing cut off there is no hint; both kinds of members are divided by one count
-of tokens; the wording of the hints, gamma, the clip and the learning rate. With another reward (--reward) an
-answer is right if its reward is 1. Left out: methods with solutions from outside. Expect on the tiny model:
-three times the rescues of plain tries; ahead of GRPO in two of ten seeds (docs/lte.md).
+Read were abstracts, the figures of version 1 ("figures" below: prompts, curves) and digests. Not found, and
+ours: duplicates in the list, what to do with an empty or too long one (no hint), the one count of tokens that
+divides both kinds of members, gamma, the clip, the learning rate, and that there is no KL term. Left out:
+methods with solutions from outside. Expect on the tiny model: three times the rescues of plain tries; ahead
+of GRPO in two of ten seeds (docs/lte.md).
 """
 
 import random
 from collections import Counter
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -54,41 +55,48 @@ SETTINGS = {
             ("lte", "grpo", "extra")),
     "compare": ([], ["grpo", "extra"], "arms to train afterwards as well"),
     "gamma": (0.1, 0.1, "of the shaped ratio r / (r + gamma); not found; LUFFY's, whose shaping it is"),
-    "hint": ("\nHint: these answers were wrong: {}.\nDo not use or mention this hint in your solution.",
-             " not {}", "text after the question; {} is the list of wrong answers; ours"),
-    "hint_separator": (", ", " not ", "text between two wrong answers; ours"),
+    "hint": ("\nHint: possible incorrect answers include {}.\nDo not use or mention this hint explicitly in "
+             "any intermediate step.", " not {}", "text after the question; {}: the wrong answers; figures"),
+    "hint_separator": (", ", " not ", "text between two wrong answers; not found; ours"),
     "concise": ("\nPlease think concisely, and put your final answer within \\boxed{}.", " brief",
-                "in place of --instruction where responses were cut off; ours"),
+                "in place of --instruction where responses were cut off; figures"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
-             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
+             "problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; not found; ours"),
     "instruction": ("\nPlease think step by step, and put your final answer within \\boxed{}.", "",
-                    "text after each question; ours, to the same effect as the paper's"),
-    "steps": (500, 80, "batches of samples to learn from; section 4"),
-    "prompts_per_step": (128, 64, "questions in a batch; ours"),
-    "group_size": (8, 8, "responses to each question, G, and as many under a hint; section 4"),
-    "temperature": (1.0, 1.0, "sampling temperature in training; section 4"),
-    "max_tokens": (8192, 144, "longest response; section 4"),
+                    "text after each question; figures"),
+    "steps": (500, 80, "batches of samples to learn from; digest"),
+    "prompts_per_step": (128, 64, "questions in a batch; figures"),
+    "group_size": (8, 8, "responses to each question, G, and as many under a hint; digest"),
+    "temperature": (1.0, 1.0, "sampling temperature in training; digest"),
+    "max_tokens": (8192, 144, "longest response; digest"),
     "lr": (1e-6, 8e-4, "learning rate of AdamW; not found; ours"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
-    "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
-    "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
-    "updates_per_batch": (1, 1, "passes over a batch, an optimizer step each; ours (1: the clip never acts)"),
+    "weight_decay": (0.1, 0.0, "AdamW's; not found; DAPO's code"),
+    "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; not found; DAPO's code"),
+    "updates_per_batch": (1, 1, "passes over a batch, a step each; not found; ours (1: the clip never acts)"),
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; not found; ours"),
     "clip_high": (0.2, 0.2, "how far the ratio may rise above 1; not found; ours"),
-    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; DeepSeekMath 4.1.2"),
-    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; DAPO section 3.3", LOSS_TYPES),
+    "scale_by_std": (True, True, "divide advantages by the group's standard deviation; not found; ours"),
+    "loss_type": ("token-mean", "token-mean", "what weighs the same in it; not found; ours", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; not found; ours"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; the paper has a variant with one; not found"),
-    "eval_every": (10, 10, "steps between evaluations (one comes before step 1 and one at the end); figures"),
-    "eval_samples": (4, 4, "responses to each held-out question; ours"),
-    "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; ours: as in training"),
+    "eval_every": (25, 10, "steps between evaluations (one comes before step 1 and one at the end); ours"),
+    "eval_samples": (1, 4, "responses to each held-out question; ours (figures: 4, on a set not found)"),
+    "final_eval_samples": (4, 0, "the same, before and after training, 0: as many; derived from tables"),
+    "eval_temperature": (1.0, 1.0, "sampling temperature in evaluation; not found; ours: as in training"),
+    "eval_sets": (["HuggingFaceH4/MATH-500@test", "math-ai/minervamath@test", "math-ai/amc23@test",
+                   "math-ai/aime24@test", "math-ai/aime25@test", "Hothan/OlympiadBench:OE_TO_maths_en_COMP"],
+                  ["tiny/test.jsonl"], "held-out problem sets, as for --data; digest"),
 }
 PANELS = {"hint/none_pass": "questions with no right answer", r"eval/[^/]+/pass@4": "held-out pass@4",
           "hint/refine_rate": "all-wrong questions with a rescue"}  # of curves.png
 
 
+@dataclass
 class Hinted(Rollout):
-    """A response sampled under a hint: prompt_ids is the question without it, logps those under the hint."""
+    """A response that was sampled from asked_ids, with the hint, as its logps say. prompt_ids: without."""
+
+    asked_ids: list = None
 
 
 def wrong_answers(rollouts, texts):
@@ -98,17 +106,7 @@ def wrong_answers(rollouts, texts):
 
 
 def hinted_question(question, answers, cut_off, *, hint, separator, instruction, concise):
-    """(1) What an all-wrong question is asked again with -> text, or None if there is nothing to hint at.
-
-    answers: wrong ones to list. cut_off: whether some responses were cut off. The other texts: see the
-    settings.
-
-    >>> texts = {"hint": " Not {}.", "separator": " or ", "instruction": " Think.", "concise": " Be brief."}
-    >>> hinted_question("1+1?", ["3", "5"], False, **texts)
-    '1+1? Not 3 or 5. Think.'
-    >>> hinted_question("1+1?", [], True, **texts)
-    '1+1? Be brief.'
-    """
+    """(1) What a question is asked again with -> text, or None if there is nothing to hint at."""
     if not answers and not cut_off:
         return None
     listed = hint.replace("{}", separator.join(answers)) if answers else ""
@@ -121,16 +119,15 @@ def retry_prompts(questions, groups, tokenizer, **texts):
     for question, group in zip(questions, groups, strict=True):
         responses = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in group]
         cut_off = any(not r.finished for r in group)
-        text = hinted_question(question["problem"], wrong_answers(group, responses), cut_off, **texts)
-        prompts.append(build_prompt(tokenizer, text, "") if text else None)
+        said = question["problem"]  # a text, or chat messages, of which the last one gets the hint
+        *before, last = [{"role": "user", "content": said}] if isinstance(said, str) else said
+        text = hinted_question(last["content"], wrong_answers(group, responses), cut_off, **texts)
+        prompts.append(build_prompt(tokenizer, [*before, last | {"content": text}], "") if text else None)
     return prompts
 
 
 def refine(group, retries, rng):
-    """(2) Right retries take the places of as many wrong members, picked at random -> group, their number.
-
-    group: the G responses, all wrong. retries: the others, right and wrong; wrong ones are dropped.
-    """
+    """(2) Right retries take the places of as many wrong members, picked at random -> group, their number."""
     right = [r for r in retries if r.right][: len(group)]
     refined = list(group)
     for member, rollout in zip(rng.sample(range(len(group)), len(right)), right, strict=True):
@@ -139,10 +136,9 @@ def refine(group, retries, rng):
 
 
 def retry_all_wrong(run, step, questions, rollouts):
-    """Ask questions without a right answer once more, and put right retries in the place of wrong answers.
+    """Ask questions without a right answer once more; right retries take the place of wrong answers.
 
-    rollouts: G of each question, scored -> the members of the refined groups, in the same order; all retries;
-    how many of each question asked again were right.
+    rollouts: G of each question -> members of the refined groups, all retries, right ones of each question.
     """
     args, size, num_rescued = run.args, run.args.group_size, []
     groups = [rollouts[i : i + size] for i in range(0, len(rollouts), size)]
@@ -152,24 +148,33 @@ def retry_all_wrong(run, step, questions, rollouts):
         prompts = retry_prompts(
             [questions[i] for i in all_wrong], [groups[i] for i in all_wrong], run.tokenizer, hint=args.hint,
             separator=args.hint_separator, instruction=args.instruction, concise=args.concise)
+    prompts = [prompt if prompt and len(prompt) <= run.longest_prompt else None for prompt in prompts]
     asked = {i: questions[i] | {"prompt_ids": prompt} for i, prompt in zip(all_wrong, prompts) if prompt}
     retries = run.draw(list(asked.values()), size, "again", step)                                      # (1)
     for i, tries in zip(asked, retries):
         if args.arm == "lte":  # learned as answers to the plain question
-            tries = [Hinted(**vars(r) | {"prompt_ids": questions[i]["prompt_ids"]}) for r in tries]
+            plain = {"prompt_ids": questions[i]["prompt_ids"], "asked_ids": asked[i]["prompt_ids"]}
+            tries = [Hinted(**vars(r) | plain) for r in tries]
         rng = random.Random(derive_seed(args.seed, "refine", step, i))
         groups[i], rescued = refine(groups[i], tries, rng)                                             # (2)
         num_rescued.append(rescued)
     return [r for group in groups for r in group], [r for tries in retries for r in tries], num_rescued
 
 
+def logps_under_hint(model, batch):
+    """(3) Log-probabilities of the hinted members' tokens given the hint (B, L-1), without gradient."""
+    asked = collate([replace(r, prompt_ids=r.asked_ids) for r in batch["members"]], model.device)
+    with torch.no_grad():
+        logps = completion_logps(model, asked, asked["temperatures"])[0][asked["completion_mask"]]
+    return batch["sampling_per_token_logps"].masked_scatter(batch["completion_mask"], logps)
+
+
 def lte_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, *, hinted, gamma, clip_low,
              clip_high, importance_weights, **terms):
     """(3) GRPO's loss for plain members, the shaped ratio for hinted ones -> (loss, statistics).
 
-    Log-probs, mask and importance_weights (B, L-1); old ones of hinted members: those under the hint.
-    advantages (B,). hinted: whether all of them are, or none. terms: as in common.batch_loss. statistics:
-    sums over tokens.
+    Log-probs, mask, importance_weights (B, L-1); old ones of hinted members: under the hint. advantages (B,).
+    hinted: whether all are, or none. terms: as in common.batch_loss. statistics: sums over tokens.
     """
     if not hinted:
         return grpo_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, clip_low=clip_low,
@@ -186,15 +191,12 @@ def lte_loss(per_token_logps, old_per_token_logps, advantages, completion_mask, 
 
 
 def hint_metrics(initial, refined, num_rescued, sums):
-    """Questions by how they came out before the hints, and what the hints did -> dict of metrics.
-
-    initial, refined (questions, G): rewards before and after the hints. num_rescued: right retries of each
-    question that was asked again. sums: of lte_loss's statistics.
-    """
+    """What the hints did. initial, refined (questions, G): rewards. num_rescued: right retries of each."""
     none, full = (initial < 1).all(1).sum().item(), (initial == 1).all(1).sum().item()
     tokens = max(1, sums["hint/tokens"])
     return {
         "hint/none_pass": none, "hint/some_pass": len(initial) - none - full, "hint/all_pass": full,
+        "hint/asked": len(num_rescued),
         "hint/zero_std_after": (refined == refined[:, :1]).all(1).float().mean().item(),
         "hint/refine_rate": sum(rescued > 0 for rescued in num_rescued) / max(1, len(num_rescued)),
         "hint/rescued": sum(num_rescued) / max(1, len(num_rescued)),
@@ -241,8 +243,8 @@ def main(argv=None):
         batches = []
         for hinted in (True, False):  # a micro-batch has one kind of members
             kind = [r for r in trained if isinstance(r, Hinted) == hinted]
-            parts = micro_batches(kind, args.micro_batch_tokens)
-            batches += [collate(part, model.device) | {"hinted": hinted} for part in parts]
+            for part in micro_batches(kind, args.micro_batch_tokens):
+                batches.append(collate(part, model.device) | {"hinted": hinted, "members": part})
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
         sums, grad_norm, gap = Counter(), 0.0, {}
         model.train(args.gradient_checkpointing)
@@ -252,7 +254,7 @@ def main(argv=None):
                 if update == 0:  # these weights sampled: the ratio starts at 1 and needs no pass of its own
                     batch["old_per_token_logps"] = per_token_logps.detach()
                     if batch["hinted"]:  # but under the hint: here the ratio does not start at 1
-                        batch["old_per_token_logps"] = batch["sampling_per_token_logps"]
+                        batch["old_per_token_logps"] = logps_under_hint(model, batch)
                     batch["importance_weights"] = importance_weights(batch, args.importance_cap)
                     batch["ref_per_token_logps"] = reference_logps(run.reference, batch)
                     sums["entropy"] += entropy.detach().sum().item()
@@ -267,7 +269,7 @@ def main(argv=None):
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             if update == 0:
-                gap = sampling_gap([b for b in batches if not b["hinted"]], step, run.max_logp_gap)
+                gap = sampling_gap(batches, step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches
@@ -275,7 +277,7 @@ def main(argv=None):
         # ---- (e) log, evaluate, save -----------------------------------------------------------------------
         if step == 1:
             run.show_example(members, golds, args.group_size)
-        metrics = run.shared_metrics(initial, rollouts + retries, members, batches, sums)
+        metrics = run.shared_metrics(initial, rollouts, batches, sums, further=retries)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         metrics |= hint_metrics(initial, rewards, num_rescued, sums)
         run.finish_step(step, metrics, order=order)

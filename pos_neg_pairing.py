@@ -7,7 +7,8 @@ Training on one or two questions works surprisingly well, if they are the right 
 those whose accuracy varies most. This paper pairs a question that is rarely right (q+: each success says
 much) with one that is rarely wrong (q-: each failure says much):
 
-    bands        q+ was right 1 to c times of G in the probe, q- wrong 1 to c times; both chosen once
+    bands        q- was wrong 1 to c times of G in the probe, q+ (our guess: the mirror image) right 1 to c
+                 times; both chosen once
     outcomes     R_i = 1 if right, -lambda_neg if wrong                                      (Weighted GRPO)
     advantages   A_i = (R_i - mean(R)) / (std(R) + 1e-6)     over the G responses of one copy of a question
 
@@ -47,34 +48,34 @@ from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
 from plumbing.records import append, read_lines
-from plumbing.run import Run, train_arms
+from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
     # name: (with --model, tiny, meaning; source of the left value); more in plumbing/settings.py
     "arm": ("pair", "pair", "what to train on; pair: q+ and q-; pool: all questions", ("pair", "pool")),
     "compare": ([], ["pool"], "arms to train afterwards as well"),
-    "hard_data": ("math-ai/aime25@test", "", "problems to pick q+ from, if not from --data; paper"),
+    "hard_data": ("math-ai/aime25@test", "", "problems to pick q+ from, if not from --data; digest"),
     "probe_samples": (128, 32, "responses to each question in the probe; not found; ours"),
-    "questions": (1209, 400, "questions of the pool, picked by the seed, 0: all; paper: 1,209 of --data"),
-    "band": (2, 2, "c: most successes of q+ and failures of q- among G; paper, value not found; ours"),
+    "questions": (1209, 400, "questions of the pool, picked by the seed, 0: all; digest: 1,209 of --data"),
+    "band": (2, 2, "c: most failures of q- among G; digest, value not found, and its mirror for q+; ours"),
     "adv_mode": ("per_prompt", "per_prompt", "what advantages are normalised over: see pair_advantages",
                  ("per_prompt", "role_pooled")),
-    "lambda_neg": (1.0, 1.0, "weight of wrong answers; paper, value not found; ours"),
+    "lambda_neg": (1.0, 1.0, "weight of wrong answers; digest, value not found; ours"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
-             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; paper"),
+             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; digest"),
     "instruction": (" Let's think step by step and output the final answer within \\boxed{}.", "",
                     "text after each question; base repository"),
     "steps": (200, 50, "batches of samples to learn from; not found; ours"),
     "prompts_per_step": (128, 32, "copies in a batch, half of each question; base repository"),
     "group_size": (8, 8, "responses to each copy, G; base repository"),
     "temperature": (0.6, 1.0, "sampling temperature in training; base repository"),
-    "max_tokens": (3072, 144, "longest response; paper"),
+    "max_tokens": (3072, 144, "longest response; digest"),
     "lr": (1e-6, 2e-4, "learning rate of AdamW; base repository"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; base repository: none"),
     "weight_decay": (0.01, 0.0, "AdamW's; base repository"),
-    "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; DAPO's code"),
-    "updates_per_batch": (1, 1, "passes over a batch, an optimizer step each; ours (1: the clip never acts)"),
+    "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; base repository"),
+    "updates_per_batch": (1, 1, "passes over a batch; base repository (1: the clip never acts)"),
     "clip_low": (0.2, 0.2, "how far the ratio may fall below 1; base repository"),
     "clip_high": (0.2, 0.2, "how far the ratio may rise above 1; base repository"),
     "scale_by_std": (True, True, "divide advantages by the standard deviation; base repository"),
@@ -82,15 +83,18 @@ SETTINGS = {
     "beta": (0.001, 0.0, "weight of the KL term to the starting model; base repository"),
     "entropy_coef": (0.001, 0.0, "weight of an entropy bonus; base repository"),
     "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (256, 8, "responses to each held-out question; ours"),
-    "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; ours"),
+    "eval_samples": (4, 8, "responses to each held-out question; ours"),
+    "final_eval_samples": (128, 0, "the same, before and after training, 0: as many; not found; ours"),
+    "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; not found; ours"),
+    "eval_sets": (["math-ai/aime25@test", "math-ai/amc23@test"], ["tiny/test.jsonl"],
+                  "held-out problem sets, as for --data; abstract (without the question that is trained on)"),
 }
 PANELS = {r"eval/[^/]+/pass@8": "held-out pass@8", r"pair/reward_.*": "success on the two questions",
           r"pair/mixed_.*": "share of their copies with a signal"}  # of curves.png
 
 
 def choose_pair(rates, *, group_size, band, rng, hard=None):
-    """(1) Ids of q+ and q-, drawn by rng from the bands [1/G, c/G] and [1 - c/G, 1 - 1/G] of the probe.
+    """(1) Ids of q+ and q-, drawn by rng from the bands [1/G, c/G], ours, and [1 - c/G, 1 - 1/G].
 
     rates: {id: share of right answers}. band: c. hard: ids that q+ has to come from, and q- not (None: no
     matter). Raises InputError if a band is empty.
@@ -109,7 +113,7 @@ def probe(run, problems, purpose):
     """Share of right answers to each problem among `probe_samples`, and how many tokens that took."""
     groups = run.draw(problems, run.args.probe_samples, purpose, 0)
     rates = [sum(r.right for r in group) / len(group) for group in groups]
-    return rates, sum(len(r.prompt_ids) + len(r.completion_ids) for group in groups for r in group)
+    return rates, sum(map(drawn_tokens, groups))
 
 
 def find_pair(run, pool, hard):
@@ -140,6 +144,13 @@ def find_pair(run, pool, hard):
                 f"fresh samples {line['again']:.2f}")
     pair = [by_id[line["id"]] | {"role": line["role"]} for line in lines]
     return pair, round(sum(line["tokens"] for line in lines))
+
+
+def hold_out(run, pair):
+    """Take the questions that are trained on out of the evaluation sets."""
+    trained_on = {str(question["problem"]) for question in pair}
+    for name, problems in run.eval_sets.items():
+        run.eval_sets[name] = [p for p in problems if str(p["problem"]) not in trained_on]
 
 
 def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0, scale_by_std=True):
@@ -189,11 +200,9 @@ def main(argv=None):
     pool = Shuffled(run.problems, args.seed).draw(min(args.questions or len(run.problems), len(run.problems)))
     order, pair, spent = Shuffled(pool, args.seed), [], 0
     if args.arm == "pair":
-        hard = run.load(args.hard_data) if args.hard_data else []
+        hard = run.load(args.hard_data, run.longest_prompt) if args.hard_data else []
         pair, spent = find_pair(run, pool, hard)                                                       # (1)
-    trained_on = {str(question["problem"]) for question in pair}
-    for name, problems in run.eval_sets.items():
-        run.eval_sets[name] = [p for p in problems if str(p["problem"]) not in trained_on]
+    hold_out(run, pair)
     run.restore(order=order)
 
     for step in run.steps(num_tokens=spent):
@@ -256,7 +265,7 @@ def main(argv=None):
         # ---- (e) log, evaluate, save -----------------------------------------------------------------------
         if step == 1:
             run.show_example(rollouts, golds, args.group_size)
-        metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(rewards, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
         metrics |= pair_metrics(rewards, roles)
         run.finish_step(step, metrics, order=order)

@@ -23,12 +23,13 @@ What changes against grpo.py:
     (4) update    advantages are not divided by the standard deviation; no clip and no ratio       (section 5)
     (5) count     floating point operations: 2 N D to sample, 6 N D to train         (appendix F.2)
 
-With another reward (--reward) an answer is right if its reward is 1. Expect on the tiny model: success on the
-unsolved questions from .00 to .70, and plain RL as far at equal cost, since these questions share a few rules
-(docs/prefix_rl.md). The paper's other model, Qwen3-4B-Instruct (which checkpoint: not found), takes the same
-settings. It first distilled Llama on OpenThoughtsV3. Left out: supervised training on the traces and
-importance-weighted training on them, which the paper compares with: results/prefix_rl_baselines.py has both.
-Traces, one line a question tried, are in traces.jsonl in the run folder.
+Read were title page and abstract, and of the body two readers' accounts, whose section numbers are given.
+The loss is a sum over a response's tokens, its gradient long: --max-grad-norm (not found; ours) shortens it
+in half of the steps or more. Screening is in num_tokens and, as in the paper, not in flops. Expect on the
+tiny model: success on the unsolved questions from .00 to .70, and plain RL as far at equal cost, since these
+questions share a few rules (docs/prefix_rl.md). The paper's other model, Qwen3-4B-Instruct (which checkpoint:
+not found), takes the same settings. Left out: distilling Llama on OpenThoughtsV3 before; supervised and
+importance-weighted training on the traces, which the paper compares with: results/prefix_rl_baselines.py.
 """
 
 import random
@@ -44,7 +45,7 @@ from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
 from plumbing.records import fill_record, read_record
-from plumbing.run import Run, train_arms
+from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
 SETTINGS = {
@@ -60,29 +61,32 @@ SETTINGS = {
     "cut_from": (0.4, 0.4, "shortest prefix, as a share of the trace's tokens; section 5"),
     "cut_to": (0.8, 0.8, "longest prefix; section 5"),
     "max_flops": (0.0, 6e12, "stop when so many operations are spent, 0: never; to compare at equal cost"),
-    "data": ("BytedTsinghua-SIA/DAPO-Math-17k", "tiny/train.jsonl",
+    "data": ("open-r1/DAPO-Math-17k-Processed:en", "tiny/train.jsonl",
              "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; section 5 "
-             "(OMNI-MATH 6 to 8 as well)"),
+             "(DAPO's, without its copies; there OMNI-MATH 6 to 8 as well)"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
-                    "text after each question; not stated; ours"),
+                    "text after each question; not found; ours"),
     "steps": (400, 400, "batches of samples to learn from; appendix F.1"),
     "prompts_per_step": (128, 16, "contexts in a batch; appendix F.1 (contexts, not responses: our reading)"),
     "group_size": (8, 8, "responses to each context, n; section 5"),
-    "temperature": (1.0, 1.0, "sampling temperature in training; not stated; ours"),
+    "temperature": (1.0, 1.0, "sampling temperature in training; not found; ours"),
     "max_tokens": (16384, 144, "longest continuation, counted behind the prefix; appendix F.1"),
     "lr": (1e-6, 2e-4, "learning rate of AdamW; appendix F.1 (tiny: keeps most of the held-out score)"),
-    "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not stated; ours"),
-    "weight_decay": (0.0, 0.0, "AdamW's; not stated; ours"),
-    "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; not stated; ours"),
+    "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
+    "weight_decay": (0.0, 0.0, "AdamW's; not found; ours"),
+    "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; not found; ours"),
     "scale_by_std": (False, False, "divide advantages by the group's standard deviation; section 5"),
     "loss_type": ("sequence-sum", "sequence-sum", "what weighs the same in the mean; section 5", LOSS_TYPES),
-    "beta": (0.0, 0.0, "weight of the KL term to the starting model; not stated; ours"),
-    "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; not stated; ours"),
-    "eval_every": (20, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
-    "eval_samples": (256, 4, "responses to each held-out question; appendix F.2"),
+    "beta": (0.0, 0.0, "weight of the KL term to the starting model; not found; ours"),
+    "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; not found; ours"),
+    "eval_every": (50, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
+    "eval_samples": (1, 4, "responses to each held-out question, and always to unsolved ones; ours"),
+    "final_eval_samples": (256, 0, "to held-out ones before and after training, 0: as many; appendix F.2"),
     "eval_temperature": (0.7, 1.0, "sampling temperature in evaluation; appendix F.2 (tiny: as in training)"),
+    "eval_sets": (["math-ai/aime25@test", "MathArena/hmmt_feb_2025"], ["tiny/test.jsonl"],
+                  "held-out problem sets, as for --data; the paper's, without IMO-AnswerBench"),
 }
-PANELS = {r"eval/unsolved/avg@\d+": "success on the unsolved questions",
+PANELS = {"eval/unsolved/avg@n": "success on the unsolved questions",
           "prefix/reward_without": "reward without a prefix",
           "prefix/reward_with": "reward behind prefixes"}  # of curves.png
 
@@ -92,11 +96,12 @@ def find_trace(questions, draw, *, screen, attempts, block=64):
 
     draw(questions, n, purpose): n scored rollouts for each -> list of lists. Both jobs go by blocks and are
     over with the block that has the first right one: of "screened" responses, at most `screen`, "right" were
-    right. A question is unsolved if none was. Such ones also have "attempts" made after that, "tokens",
-    prompts included, that these cost, and "trace", the ids of the first right response, missing if there was
-    none.
+    right. A question is unsolved if none was. Such ones also have "attempts" made after that, and "trace",
+    the ids of the first right response, if there was one. "screen_tokens" and "tokens": what screening and
+    attempts took, prompts included.
     """
-    lines = [{"id": q["id"], "screened": 0, "right": 0, "attempts": 0, "tokens": 0} for q in questions]
+    start = {"screened": 0, "right": 0, "attempts": 0, "screen_tokens": 0, "tokens": 0}
+    lines = [{"id": question["id"], **start} for question in questions]
     by_id = {question["id"]: question for question in questions}
 
     def blocks(count, most, purpose, still_open):
@@ -111,9 +116,10 @@ def find_trace(questions, draw, *, screen, attempts, block=64):
 
     for line, group in blocks("screened", screen, "screen", lambda line: not line["right"]):
         line["right"] += sum(r.right for r in group)
+        line["screen_tokens"] += drawn_tokens(group)
     no_trace = lambda line: not line["right"] and "trace" not in line  # noqa: E731
     for line, group in blocks("attempts", attempts, "attempt", no_trace):
-        line["tokens"] += sum(len(r.prompt_ids) + len(r.completion_ids) for r in group)
+        line["tokens"] += drawn_tokens(group)
         if right := [r.completion_ids for r in group if r.right]:
             line["trace"] = right[0]                                                                   # (1)
     return lines
@@ -157,18 +163,12 @@ def reinforce_loss(per_token_logps, advantages, completion_mask, *, importance_w
 
 
 def flops(parameters, tokens, *, training):
-    """Floating point operations for so many tokens, prompts and prefixes included (appendix F.2).
-
-    2 N D to sample them, 6 N D to train on them.
-
-    >>> flops(10, 100, training=True)
-    6000
-    """
+    """Floating point operations for so many tokens, prompts and prefixes included (appendix F.2)."""
     return (6 if training else 2) * parameters * tokens                                                # (5)
 
 
 def collect(run):
-    """(1) Screen questions and buy traces, or read those of an earlier run -> {id: trace}, tokens spent.
+    """(1) Screen questions and buy traces, or read them -> {id: trace}, tokens of both jobs (also if read).
 
     Raises InputError if there is no trace.
     """
@@ -181,16 +181,17 @@ def collect(run):
         return find_trace(part, draw, screen=args.screen_samples, attempts=args.max_attempts)
 
     if args.traces:
-        lines = read_record(args.traces)
+        lines = read_record(args.traces, "id", problems=run.problems)
     else:
         pool, record = Shuffled(run.problems, args.seed).draw(len(run.problems)), run.out / "traces.jsonl"
         run.sampler.sync()
         lines = fill_record(record, pool, work, args.questions, lambda line: "trace" in line)
         run.sampler.sleep()
-    traces = {line["id"]: line["trace"] for line in lines if "trace" in line}
-    spent = sum(line.get("tokens", 0) for line in lines)
+    found = [line for line in lines if "trace" in line][: args.questions]
+    traces = {line["id"]: line["trace"] for line in found}
+    spent = [sum(line.get(job, 0) for line in lines) for job in ("screen_tokens", "tokens")]
     unsolved = sum(not line.get("right") for line in lines)
-    run.say(f"{len(lines)} questions, {unsolved} unsolved, {len(traces)} with a trace; {spent:,} tokens")
+    run.say(f"{len(lines)} questions, {unsolved} unsolved, {len(traces)} with a trace; {sum(spent):,} tokens")
     if not traces:
         raise InputError(f"data {args.data}: no unsolved question with a trace among {len(lines)}; raise "
                          "--max-attempts or lower --screen-samples")
@@ -204,17 +205,21 @@ def main(argv=None):
     run = Run(args, __file__, PANELS)
     model, tokenizer, sampler = run.model, run.tokenizer, run.sampler
     parameters = sum(weight.numel() for weight in model.parameters())
-    traces, spent = collect(run)                                                                       # (1)
+    traces, (screened, bought) = collect(run)                                                          # (1)
     by_id = {problem["id"]: problem for problem in run.problems}
     items = training_set(                                                                              # (2)
         by_id, traces, arm=args.arm, cuts=args.cuts, low=args.cut_from, high=args.cut_to, seed=args.seed)
     items = [item for item in items if len(item["prompt_ids"]) <= run.longest_prompt]  # room to answer
-    run.eval_sets["unsolved"] = [by_id[name] for name in traces]
+    if not items:
+        raise InputError(f"--max-tokens {args.max_tokens}: there is no room for so many behind a prefix")
+    run.own_sets["unsolved"] = [by_id[name] for name in traces]
     order = Shuffled(items, args.seed)
     run.restore(order=order)
-    collected = flops(parameters, spent, training=False) if args.arm != "plain" else 0
+    owed = bought if args.arm != "plain" else 0  # whoever uses traces has paid for them
 
-    for step in run.steps(flops=collected):
+    for step in run.steps(flops=flops(parameters, owed, training=False), num_tokens=screened + owed):
+        if 0 < args.max_flops <= run.last("flops"):  # spent, in this run or before its resume
+            break
         # ---- (b) sample ------------------------------------------------------------------------------------
         run.phase("sync")
         sampler.sync()
@@ -268,19 +273,15 @@ def main(argv=None):
         # ---- (e) log, evaluate, save -----------------------------------------------------------------------
         if step == 1:
             run.show_example(rollouts, golds, args.group_size, list(map(len, prefixes)))
-        metrics = run.shared_metrics(rewards, rollouts, rollouts, batches, sums)
+        metrics = run.shared_metrics(rewards, rollouts, batches, sums)
         metrics |= {**gap, "grad_norm": grad_norm, "lr": lr, **counts}
-        tokens = num_tokens + sum(map(len, contexts)) * args.group_size
-        cost = flops(parameters, tokens, training=False) + flops(parameters, tokens, training=True)
+        cost = sum(flops(parameters, drawn_tokens(rollouts), training=half) for half in (False, True))
         metrics["flops"] = run.last("flops") + cost
         with_prefix = torch.tensor([bool(q["prefix"]) for q in questions])
         for name, part in (("with", with_prefix), ("without", ~with_prefix)):
             if part.any():
                 metrics[f"prefix/reward_{name}"] = rewards[part].mean().item()
-        enough = bool(args.max_flops) and metrics["flops"] >= args.max_flops
-        run.finish_step(step, metrics, last=enough, order=order)
-        if enough:
-            break
+        run.finish_step(step, metrics, last=0 < args.max_flops <= metrics["flops"], order=order)
     run.finish()
     train_arms(main, argv, run, args.compare, "--traces", args.traces or str(run.out / "traces.jsonl"))
 

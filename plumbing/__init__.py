@@ -8,7 +8,8 @@
     verifier.py      are two answers worth the same?
     optimizer.py     AdamW with float32 masters
     distributed.py   torchrun: what ranks tell each other, and sharded weights
-    memory.py        what a GPU has to hold
+    memory.py        what GPU, host and disk have to hold
+    dry_run.py       --dry-run: what a run would take
     engine.py        starting vLLM inside this process
     cache.py         keys and values for sampling without vLLM
     curves.py        draws metrics

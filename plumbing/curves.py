@@ -15,7 +15,7 @@ from plumbing.records import read_lines
 
 ALWAYS = {
     "reward": "training reward",
-    r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
+    r"eval/[^/]+/avg@n": "held-out score (avg@n)",
     "frac_reward_zero_std": "share of zero-variance groups",
 }
 OTHERWISE = {
@@ -25,6 +25,11 @@ OTHERWISE = {
 }
 
 SMOOTH = 10  # steps whose mean the line is; single ones are its shadow
+
+
+def joined(row):
+    """A row in which avg@4 and avg@32 have one name: whatever n is, avg@n estimates the same."""
+    return {re.sub(r"/avg@\d+", "/avg@n", name): value for name, value in row.items()}
 
 
 def plot_curves(folders, file=None):
@@ -40,7 +45,7 @@ def plot_curves(folders, file=None):
     folders = [Path(folder) for folder in folders]
     settings = folders[0] / "args.json"
     own = json.loads(settings.read_text()).get("panels", {}) if settings.exists() else {}
-    logged = {folder: read_lines(folder / "metrics.jsonl") for folder in folders}
+    logged = {folder: [joined(row) for row in read_lines(folder / "metrics.jsonl")] for folder in folders}
     against = "flops" if all("flops" in row for rows in logged.values() for row in rows) else "step"
     figure, axes = plt.subplots(2, 3, figsize=(12, 6.5), constrained_layout=True)
     for axis, (pattern, title) in zip(axes.flat, {**ALWAYS, **own, **OTHERWISE}.items()):

@@ -9,7 +9,7 @@ from pathlib import Path
 import datasets
 
 from common import build_prompt, here_or_in_repository
-from plumbing import InputError, derive_seed
+from plumbing import InputError, derive_seed, distributed
 from plumbing.verifier import last_boxed, readable
 
 QUESTION_COLUMNS = ("problem", "question", "prompt")
@@ -86,38 +86,42 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
     Also "level" where the source has it.
 
     problem is a text or a list of chat messages, answer a text. A worked solution is reduced to its last box,
-    or to what follows `####`; of several answers in a list the first is taken. Problems whose answer
-    math-verify cannot read could never be rewarded: they are dropped, counted and listed
-    (check_answers=False: kept, for other rewards). Raises InputError for an unreadable source, a row without
-    question or answer (with its line), an empty set, or a prompt of more than longest_prompt tokens.
+    or to what follows `####`; of several answers in a list the first is taken. Dropped, counted and listed
+    are prompts of more than longest_prompt tokens, and problems whose answer math-verify cannot read: they
+    could never be rewarded (check_answers=False: kept, for other rewards). Under torchrun all ranks get the
+    same. Raises InputError for an unreadable source, a row without question or answer (with its line), or if
+    no problem is left.
     """
     problems = []
-    for origin, row in read_rows(source):
+    for i, (origin, row) in enumerate(read_rows(source)):
         question, answer = question_and_answer(row, question_column, answer_column, origin)
         ids = build_prompt(tokenizer, question, instruction)
-        if len(ids) > longest_prompt:
-            raise InputError(f"{origin}: the prompt has {len(ids)} tokens, but beside --max-tokens the "
-                             f"model's context has room for {longest_prompt}; lower --max-tokens or take the "
-                             "problem out")
-        problem = {"id": len(problems), "problem": question, "answer": answer, "prompt_ids": ids}
-        problem["origin"] = origin
+        problem = {"id": i, "problem": question, "answer": answer, "prompt_ids": ids, "origin": origin}
         if "level" in row:
             problem["level"] = str(row["level"]).removeprefix("Level ")
         problems.append(problem)
     if not problems:
         raise InputError(f"data {source}: holds no problem")
-    if not check_answers:
-        return problems
-    usable = readable([p["answer"] for p in problems])
-    dropped = [p for p, ok in zip(problems, usable, strict=True) if not ok]
+    fits = [len(p["prompt_ids"]) <= longest_prompt for p in problems]
+    problems = drop(source, problems, fits, f"their prompts have more than the {longest_prompt} tokens that "
+                    "--max-tokens leaves of the model's context", "lower --max-tokens")
+    if check_answers:  # each rank reads its share: one that is timed out on one rank is dropped on all
+        usable = distributed.split_work([p["answer"] for p in problems], readable)
+        problems = drop(source, problems, usable, "math-verify cannot read their answers",
+                        "is --answer-column right?")
+    return problems
+
+
+def drop(source, problems, kept, reason, remedy):
+    """The problems to be kept; the others are counted and listed. Raises InputError if none is left."""
+    dropped = [p for p, ok in zip(problems, kept, strict=True) if not ok]
+    if len(dropped) == len(problems):
+        raise InputError(f"data {source}: no problem is left, {reason}; {remedy}")
     if dropped:
         listed = "; ".join(f"{p['origin']}: {p['answer'][:40]!r}" for p in dropped[:5])
-        print(f"{source}: {len(dropped)} of {len(problems)} problems dropped, math-verify cannot read their "
-              f"answers: {listed}" + (" ..." if dropped[5:] else ""))
-    if len(dropped) == len(problems):
-        raise InputError(f"data {source}: no problem is left, math-verify can read none of the answers; is "
-                         "--answer-column right?")
-    return [p for p, ok in zip(problems, usable, strict=True) if ok]
+        print(f"{source}: {len(dropped)} of {len(problems)} problems dropped, {reason}: {listed}"
+              + (" ..." if dropped[5:] else ""))
+    return [p for p, ok in zip(problems, kept, strict=True) if ok]
 
 
 def question_and_answer(row, question_column, answer_column, origin):

@@ -16,6 +16,7 @@ import sys
 import time
 import types
 from collections import Counter
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -37,7 +38,9 @@ def start():
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    # A rank that dies ends the others through torchrun. Waiting for one that is still sampling is no error.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=12))
     atexit.register(leave)
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
@@ -77,6 +80,8 @@ def sum_over_ranks(sums):
 
 def split_work(items, work):
     """work(part) -> one result for each item of a part. Every rank does its part and gets all results."""
+    if WORLD_SIZE == 1:
+        return work(items)
     results = [None] * len(items)
     for rank, part in enumerate(all_gather(work(items[RANK::WORLD_SIZE]))):
         results[rank::WORLD_SIZE] = part
@@ -100,6 +105,7 @@ class ShardedSampler:
     def __init__(self, sampler, tensor_parallel=1):
         self.sampler, self.tensor_parallel, self.dtype = sampler, tensor_parallel, sampler.dtype
         self.close = sampler.close
+        self.room = min(all_gather(sampler.room))  # engines fit theirs to what memory is free
 
     def sync(self):
         """Before sampling. Whoever samples with the training model needs it whole until sleep()."""
@@ -113,20 +119,31 @@ class ShardedSampler:
         if self.sampler.samples_with_model:
             reshard(self.sampler.model)
 
-    def generate(self, contexts, n, temperature, max_tokens, seed):
-        """As common.TransformersSampler.generate."""
+    def generate(self, contexts, n, temperature, max_tokens, seed, keep=None):
+        """As common.TransformersSampler.generate. keep: each rank keeps of its own, and that is exchanged."""
         temperatures = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
         engines, engine = WORLD_SIZE // self.tensor_parallel, RANK // self.tensor_parallel
         mine, heats = contexts[engine::engines], temperatures[engine::engines]
         seed = (seed + engine) % 2**63  # each engine's own
-        drawn = self.sampler.generate(mine, n, heats, max_tokens, seed) if mine else []
-        rollouts = [None] * (len(contexts) * n)
+
+        def place(source, i):
+            """Where sample i of an engine belongs."""
+            return (source + engines * (i // n)) * n + i % n
+
+        def keep_mine(rollouts, places):
+            return keep(rollouts, [place(engine, i) for i in places])
+
+        drawn = []
+        if mine:
+            drawn = self.sampler.generate(mine, n, heats, max_tokens, seed, keep and keep_mine)
+        everything = [None] * (len(contexts) * n)
         for source, part in enumerate(all_gather(drawn)[:: self.tensor_parallel]):
-            for i, rollout in enumerate(part):
-                context = source + engines * (i // n)
-                rollout.prompt_ids = contexts[context]
-                rollouts[context * n + i % n] = rollout
-        return rollouts
+            for i, one in enumerate(part):
+                everything[place(source, i)] = one
+        if not keep:
+            for i, rollout in enumerate(everything):
+                rollout.prompt_ids = contexts[i // n]
+        return everything
 
 
 # ---- sharded weights ---------------------------------------------------------------------------------------
@@ -172,16 +189,33 @@ def sum_gradients(weights):
 
 
 def full_tensors(state):
-    """Sharded tensors in one piece, on the host: a tensor, or those in a dict or list. A collective."""
-    if isinstance(state, DTensor):
-        return state.full_tensor().cpu()
+    """Sharded tensors of a dict in one piece, in the main rank's memory; None elsewhere. A collective."""
+    whole = {}
+    for name, tensor in state.items():
+        if isinstance(tensor, DTensor):
+            tensor = tensor.full_tensor()  # one at a time is whole on every rank
+            tensor = tensor.cpu() if is_main() else None
+        whole[name] = tensor
+    return whole
+
+
+def number(tensor):
+    """The number in a tensor, which may be a sharded one. A collective."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).item()
+
+
+def own_shards(state):
+    """What this rank has of tensors: nested dicts and lists, shards as plain tensors."""
     if isinstance(state, dict):
-        return {name: full_tensors(part) for name, part in state.items()}
-    return [full_tensors(part) for part in state] if isinstance(state, list) else state
+        return {name: own_shards(part) for name, part in state.items()}
+    if isinstance(state, list):
+        return [own_shards(part) for part in state]
+    return state.to_local() if isinstance(state, DTensor) else state
 
 
-def shard_like(tensor, like):
-    """This rank's shard of a whole tensor, laid out as `like`; the tensor itself if that is no shard."""
+def joined(shards, like):
+    """A tensor of which each rank of some run had a shard, laid out as `like`, in memory of its own."""
+    tensor = torch.cat(shards) if shards[0].dim() else shards[0].clone()
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -1,8 +1,11 @@
 """Starting a vLLM engine inside the training process."""
 
 import contextlib
+import hashlib
 import os
 import socket
+import tempfile
+from pathlib import Path
 
 import torch
 import torch._dynamo.config
@@ -11,6 +14,55 @@ from packaging.version import Version
 from plumbing import InputError
 
 TESTED_VLLM = ("0.32.0", "0.33")  # from, and below which: what is used here changes between versions
+CPU_ROOM = 8192  # tokens of a prompt and its response, without a GPU: for tests
+
+
+def engine_options(config, dtype, rows, memory, tensor_parallel):
+    """Arguments of vllm.LLM for an engine that is given its weights afterwards -> dict.
+
+    config: the model's; dtype: a name; rows, memory, tensor_parallel: as in common.VLLMSampler.
+    """
+    options = {
+        "model": config_folder(config),
+        "distributed_executor_backend": "external_launcher",
+        "tensor_parallel_size": tensor_parallel,
+        "seed": int(os.environ.get("RANK", "0")) // tensor_parallel,
+        "dtype": dtype,
+        "load_format": "dummy",  # the weights come with the first sync
+        "skip_tokenizer_init": True,
+        "generation_config": "vllm",
+        "logprobs_mode": "processed_logprobs",  # of the distribution that is drawn from
+        "max_num_seqs": rows,
+    }
+    if torch.cuda.is_available():
+        # A context of 131,072 needs more keys and values than there may be room for: -1 takes what fits. Nor
+        # may the engine's first pass, which measures its own memory, be as long as the context.
+        return options | {"max_model_len": -1, "max_num_batched_tokens": max(8192, rows),
+                          "enable_sleep_mode": True, "gpu_memory_utilization": memory}
+    # The CPU build cannot cut a seeded request in two: one pass has room for the longest.
+    room = min(config.max_position_embeddings, CPU_ROOM)
+    return options | {"max_model_len": room, "max_num_batched_tokens": max(8192, room, rows),
+                      "enable_chunked_prefill": False, "enforce_eager": True}
+
+
+def config_folder(config):
+    """A folder that holds a model's configuration: the engine reads its shape from disk.
+
+    vLLM looks up what it compiled by this path as well, so the path depends on the content alone.
+    """
+    text = config.to_json_string()
+    name = f"engine-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    folder = Path(tempfile.gettempdir()) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    aside = folder / f"{os.getpid()}.partial"  # another rank may be reading
+    aside.write_text(text)
+    os.replace(aside, folder / "config.json")
+    return str(folder)
+
+
+def fork_generators():
+    """A context after which torch's generators are what they were: the host's and that of this rank's GPU."""
+    return torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else [])
 
 
 @contextlib.contextmanager

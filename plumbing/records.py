@@ -36,10 +36,20 @@ def append(path, rows):
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_record(file):
-    """The lines of a record that fill_record wrote. Raises InputError."""
+def read_record(file, *names, problems=None):
+    """The lines of a record that fill_record wrote.
+
+    Raises InputError, also for a line that lacks one of the names, or whose id is none of the problems'.
+    """
     if not (lines := read_lines(file)):
         raise InputError(f"{file}: holds no line that can be read; give a record of an earlier run")
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict) or not set(names) <= set(line):
+            raise InputError(f"{file} line {number}: is another kind of record (no {', '.join(names)}); give "
+                             "the one that an earlier run of this script left")
+    if problems is not None and not {line["id"] for line in lines} <= {problem["id"] for problem in problems}:
+        raise InputError(f"{file}: holds questions that --data does not; give the --data of the run that "
+                         "left it")
     return lines
 
 

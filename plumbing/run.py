@@ -1,6 +1,7 @@
 """One run of a script: set-up, metrics, checkpoints, resume, and what the user sees."""
 
 import atexit
+import gc
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ from common import (
 from plumbing import InputError, derive_seed, distributed
 from plumbing.curves import plot_curves
 from plumbing.data import load_problems, set_name
+from plumbing.dry_run import dry_run
 from plumbing.memory import fit_memory
 from plumbing.optimizer import MasterAdamW
 from plumbing.records import append, read_lines, write_aside
@@ -135,6 +137,11 @@ class Folder:
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
 
 
+def drawn_tokens(rollouts):
+    """What sampling these adds to num_tokens: prompts, with prefixes and hints, and responses."""
+    return sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts)
+
+
 class Run(Folder):
     """A run with all that its script works with, loaded in one call.
 
@@ -144,33 +151,48 @@ class Run(Folder):
     """
 
     def __init__(self, args, script, panels=None):
+        if args.dry_run:
+            dry_run(args, Path(script).name)
+            raise SystemExit(0)
         torch.set_num_threads(args.threads or torch.get_num_threads())
         super().__init__(args, script, panels)
         self.reward = load_reward(args.reward)
-        masters = fit_memory(
-            args.model, dtype=args.dtype, masters=args.masters,
-            gradient_checkpointing=args.gradient_checkpointing, micro_batch_tokens=args.micro_batch_tokens,
-            engine_memory=args.engine_memory * (which_sampler(args.sampler) == "vllm"))
+        threads = torch.get_num_threads()  # an engine takes all but one
+        masters, engine_memory = fit_memory(args, self.out)
         self.model, self.tokenizer = load_model(
             self.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
         self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
-        self.longest_prompt = self.model.config.max_position_embeddings - args.max_tokens
+        context = self.model.config.max_position_embeddings
+        self.eval_max_tokens = args.eval_max_tokens or args.max_tokens
+        self.longest_prompt = context - args.max_tokens
         columns = {"question_column": args.question_column, "answer_column": args.answer_column}
-        self.problems = self.load(args.data, **columns)
-        self.eval_sets = {set_name(source): self.load(source) for source in args.eval_sets}
+        self.problems = self.load(args.data, self.longest_prompt, **columns)
+        room = context - self.eval_max_tokens
+        self.eval_sets = {set_name(source): self.load(source, room) for source in args.eval_sets}
+        self.own_sets = {}  # as eval_sets; training questions, which get few samples at every evaluation
+        rows = args.sample_rows or (768 if which_sampler(args.sampler) == "vllm" else 256)
         self.sampler = make_sampler(
-            args.sampler, self.model, self.tokenizer, args.sample_rows, memory=args.engine_memory,
+            args.sampler, self.model, self.tokenizer, rows, memory=engine_memory,
             tensor_parallel=args.tensor_parallel)
+        self.longest_prompt = self.sampler.room - args.max_tokens  # an engine may lack memory for the context
+        needed = [len(p["prompt_ids"]) + args.max_tokens for p in self.problems]
+        held_out = [p for problems in self.eval_sets.values() for p in problems]
+        needed += [len(p["prompt_ids"]) + self.eval_max_tokens for p in held_out]
+        if max(needed) > self.sampler.room:
+            raise InputError(
+                f"a prompt and its longest response take {max(needed)} tokens, the engine has memory for "
+                f"{self.sampler.room}; raise --engine-memory, or lower --max-tokens and --eval-max-tokens")
         torch.manual_seed(args.seed)  # after the engine, which seeds everything with a number of its own
-        self.optimizer = MasterAdamW(self.model, args.lr, args.weight_decay, masters=masters)
+        self.optimizer = MasterAdamW(
+            self.model, args.lr, args.weight_decay, masters=masters, beta2=args.adam_beta2, threads=threads)
         self.max_logp_gap = args.max_logp_gap or GAP_LIMITS[self.sampler.dtype]
         self.clock, self.counted_as, self.since = Counter(), None, time.time()
 
-    def load(self, source, **columns):
-        """Problems of a source, as load_problems."""
+    def load(self, source, longest_prompt, **columns):
+        """Problems of a source, as load_problems. longest_prompt: tokens that leave room for an answer."""
         check = self.args.reward == ""  # only the verifier has to read the answers
         return load_problems(source, self.tokenizer, instruction=self.args.instruction, check_answers=check,
-                             longest_prompt=self.longest_prompt, **columns)
+                             longest_prompt=longest_prompt, **columns)
 
     def steps(self, **metrics):
         """Evaluate the starting model, unless that is done; then yield the steps that are not done.
@@ -178,7 +200,7 @@ class Run(Folder):
         metrics: what else to log before step 1.
         """
         if self.done == 0:
-            self.log(0, self.evaluate() | metrics)
+            self.log(0, self.evaluate(final=True) | metrics)
         self.bar = tqdm(range(self.done + 1, self.args.steps + 1), initial=self.done, total=self.args.steps,
                         unit="step", dynamic_ncols=True, smoothing=0.1, disable=not distributed.is_main())
         for step in self.bar:
@@ -207,21 +229,26 @@ class Run(Folder):
         self.phase(before)
         return [rollouts[i * n : (i + 1) * n] for i in range(len(problems))]
 
-    def evaluate(self):
-        """Score the model on the evaluation sets -> dict of metrics."""
-        args = self.args
-        self.sampler.sync()
-        return evaluate(
-            self.sampler, self.tokenizer, self.eval_sets, n=args.eval_samples,
-            temperature=args.eval_temperature, max_tokens=args.max_tokens,
-            seed=derive_seed(args.seed, "eval"), reward=self.reward)
+    def evaluate(self, final=False):
+        """Score the model on the evaluation sets -> dict of metrics.
 
-    def shared_metrics(self, rewards, sampled, learned, batches, sums):
+        final: before the first step or after the last, with --final-eval-samples responses a question.
+        """
+        args, metrics = self.args, {}
+        self.sampler.sync()
+        held_out = final and args.final_eval_samples or args.eval_samples
+        for sets, n in ((self.eval_sets, held_out), (self.own_sets, args.eval_samples)):
+            metrics |= evaluate(
+                self.sampler, self.tokenizer, sets, n=n, temperature=args.eval_temperature,
+                max_tokens=self.eval_max_tokens, seed=derive_seed(args.seed, "eval"), reward=self.reward)
+        return metrics
+
+    def shared_metrics(self, rewards, rollouts, batches, sums, further=()):
         """What every script logs of a step -> dict of metrics.
 
-        rewards (groups, G): of the groups that were drawn, before anything was done to them. sampled: all
-        rollouts that were drawn; learned: those that the loss is a mean over; batches: the collated ones that
-        were computed; sums: of loss, entropy and clipped tokens over them, over all ranks.
+        rewards (groups, G): of the groups that were drawn, before anything was done to them; rollouts: their
+        members. batches: the collated ones that were computed; sums: of loss, entropy and clipped tokens over
+        them, over all ranks. further: rollouts that were drawn besides.
         """
         self.phase(None)
         rewards = rewards.double()
@@ -230,22 +257,23 @@ class Run(Folder):
             "trained": sum(b["completion_mask"].sum().item() for b in batches),
             "real": sum(b["attention_mask"].sum().item() for b in batches),
             "padded": sum(b["attention_mask"].numel() for b in batches)})
-        drawn, kept = (sum(len(r.completion_ids) for r in some) for some in (sampled, learned))
+        drawn, size = [*rollouts, *further], len(rollouts)
+        written = sum(len(r.completion_ids) for r in drawn)
         trained, updates = max(1, sizes["trained"]), getattr(self.args, "updates_per_batch", 1)
         return {
             "reward": rewards.mean().item(),
             "frac_reward_zero_std": zero_variance.double().mean().item(),
             "frac_all_right": (zero_variance & (rewards[:, 0] == 1)).double().mean().item(),
-            "completions/mean_length": kept / max(1, len(learned)),
-            "completions/clipped_ratio": sum(not r.finished for r in learned) / max(1, len(learned)),
+            "completions/mean_length": sum(len(r.completion_ids) for r in rollouts) / size,
+            "completions/clipped_ratio": sum(not r.finished for r in rollouts) / size,
             "loss": sums["loss"] / updates,  # near 0 on policy whatever happens: look at reward and grad_norm
             "entropy": sums["entropy"] / trained,
             "clip_ratio/low_mean": sums["clip_ratio/low_mean"] / (trained * updates),
             "clip_ratio/high_mean": sums["clip_ratio/high_mean"] / (trained * updates),
             "kl": sums["kl"] / (trained * updates),
-            "num_tokens": self.last("num_tokens") + drawn + sum(len(r.prompt_ids) for r in sampled),
+            "num_tokens": self.last("num_tokens") + drawn_tokens(drawn),
             **{f"time/{phase}": self.clock[phase] for phase in PHASES},
-            "time/sampled_tokens_per_s": drawn / max(1e-9, self.clock["sample"]),
+            "time/sampled_tokens_per_s": written / max(1e-9, self.clock["sample"]),
             "time/trained_tokens_per_s": trained / max(1e-9, self.clock["train"]),
             "time/padding": 1 - sizes["real"] / sizes["padded"] if sizes["padded"] else 0.0,
         }
@@ -255,7 +283,7 @@ class Run(Folder):
         last = last or step == self.args.steps
         if step % self.args.eval_every == 0 or last:
             began = time.time()
-            metrics |= self.evaluate()
+            metrics |= self.evaluate(final=last)
             metrics["time/evaluate"] = time.time() - began
         self.log(step, metrics)
         if step % self.args.save_every == 0 or last:
@@ -266,7 +294,7 @@ class Run(Folder):
         if self.checkpoint is None:
             return
         state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load(self.checkpoint)
         for name, owner in stateful.items():
             owner.load_state_dict(state[name])
         torch.set_rng_state(state["torch_rng"])
@@ -276,33 +304,44 @@ class Run(Folder):
         """Write a checkpoint aside and rename it, so that a kill leaves whole ones only; the last two are
         kept.
 
-        stateful: what else to keep, as in restore(). Raises InputError.
+        Each rank writes its own part of the optimizer. stateful: what else to keep, as in restore(). Raises
+        InputError.
         """
         state = {name: owner.state_dict() for name, owner in stateful.items()}
-        state |= {"step": step, "optimizer": self.optimizer.state_dict(), "torch_rng": torch.get_rng_state()}
-        state |= {"python_rng": random.getstate()}
-        weights = None
-        if distributed.WORLD_SIZE > 1:
-            weights = distributed.full_tensors(self.model.state_dict())
-            weights = {name: weight.to(self.model.compute_dtype) for name, weight in weights.items()}
-        if not distributed.is_main():
-            return
+        state |= {"step": step, "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
         final = self.out / f"checkpoint-{step:06d}"
-        if final.exists():
+        if distributed.all_gather(final.exists())[0]:
             return
         aside = final.with_suffix(".partial")
-        shutil.rmtree(aside, ignore_errors=True)
         try:
-            self.model.save_pretrained(aside, state_dict=weights)
-            self.tokenizer.save_pretrained(aside)
-            torch.save(state, aside / "trainer_state.pt")
-            aside.rename(final)
+            weights = self.whole_weights()
+            if distributed.is_main():
+                shutil.rmtree(aside, ignore_errors=True)
+                self.model.save_pretrained(aside, state_dict=weights)
+                self.tokenizer.save_pretrained(aside)
+                torch.save(state, aside / "trainer_state.pt")
+            del weights
+            distributed.barrier()  # the folder is there
+            self.optimizer.save(aside)
+            distributed.barrier()  # and complete
+            if distributed.is_main():
+                aside.rename(final)
         except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
             shutil.rmtree(aside, ignore_errors=True)
             raise InputError(f"step {step} could not be saved ({problem}); make room and continue with "
                              f"--resume {self.out}") from None
+        if not distributed.is_main():
+            return
         for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
             shutil.rmtree(old)
+
+    def whole_weights(self):
+        """Sharded weights in one piece on the main rank, in the precision of computing; else None."""
+        if distributed.WORLD_SIZE == 1:
+            return None
+        dtype = self.model.compute_dtype
+        weights = {name: weight.to(dtype) for name, weight in self.model.state_dict().items()}
+        return distributed.full_tensors(weights)
 
     def show_example(self, rollouts, golds, group_size, prefix_lengths=None):
         """Print a group, and one response token role by token role: the first group whose rewards differ.
@@ -329,9 +368,15 @@ class Run(Folder):
         self.say("\n".join(lines))
 
     def finish(self):
-        """Draw the curves, print what the run did, and end the sampler."""
+        """Draw the curves, print what the run did, end the sampler and make room for another run."""
         super().finish()
         self.sampler.close()
+        self.sampler = self.optimizer = self.reference = None
+        if distributed.WORLD_SIZE == 1:  # shards are small
+            for weight in self.model.parameters():  # the script still holds the model
+                weight.data = weight.data.new_empty(0)
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def train_arms(main, argv, run, arms, *flags):

@@ -10,11 +10,13 @@ from pathlib import Path
 from common import TINY_MODEL
 from plumbing import InputError
 
-MACHINE = {
+MACHINE = {  # a script whose paper says otherwise has a row of the same name in its own table
     # name: (with --model, tiny, meaning; its permitted values, if they are few)
     "eval_sets": (
         ["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
          "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
+    "eval_max_tokens": (0, 0, "longest response in evaluation, 0: --max-tokens"),
+    "adam_beta2": (0.999, 0.999, "AdamW's second beta; torch's own"),
     "question_column": ("", "", "column of --data that holds the question, if it has an unusual name"),
     "answer_column": ("", "", "column of --data that holds the answer, if it has an unusual name"),
     "seed": (0, 0, "of data order and sampling"),
@@ -28,7 +30,8 @@ MACHINE = {
     "sampler": (
         "auto", "auto", "what draws responses; auto: vllm if there is a GPU",
         ("auto", "vllm", "transformers")),
-    "engine_memory": (0.4, 0.4, "share of the GPU's memory that vLLM may hold while it samples"),
+    "engine_memory": (
+        0.0, 0.0, "share of the GPU that vLLM may hold while it samples, 0: what fits of .65, .5, .4"),
     "tensor_parallel": (1, 1, "GPUs that share one vLLM engine"),
     "dtype": (
         "bfloat16", "float32", "precision the model computes in; the optimizer's weights are float32",
@@ -40,13 +43,17 @@ MACHINE = {
         True, False, "recompute activations in the backward pass: less memory, one more forward pass"),
     "micro_batch_tokens": (
         16384, 4096, "tokens, padding included, in one pass: memory only; small ones pad less"),
-    "sample_rows": (256, 256, "sequences sampled side by side: memory only"),
+    "sample_rows": (0, 256, "sequences sampled side by side, 0: 768 with vllm, else 256: memory only"),
+    "dry_run": (False, False, "print memory, disk, samples and hours that a run would take, and end"),
+    "gpu_memory": (0.0, 0.0, "GB of a GPU to plan for in a dry run, as on its label, 0: what is here"),
+    "gpus": (0, 0, "GPUs to plan for in a dry run, 0: one"),
     "threads": (0, 1, "CPU threads of torch, 0: its own choice; the tiny model loses by sharing"),
 }
 POSITIVE = (
     "prompts_per_step", "group_size", "temperature", "max_tokens", "updates_per_batch", "eval_every",
-    "eval_samples", "save_every", "micro_batch_tokens", "sample_rows")  # may not be 0; none may be negative
-CHANGEABLE = ("steps", "save_every", "micro_batch_tokens", "resume", "report_to")  # what --resume may change
+    "eval_samples", "save_every", "micro_batch_tokens")  # may not be 0; none may be negative
+CHANGEABLE = (  # what --resume may change
+    "steps", "save_every", "micro_batch_tokens", "resume", "report_to", "dry_run", "gpu_memory", "gpus")
 
 
 def one_line_errors(main):
@@ -93,7 +100,8 @@ def flags(doc, settings):
     parser.add_argument("--tiny", action="store_true", help="tiny settings also with --model")
     parser.add_argument("--out", help="run folder, new or empty (none: runs/SCRIPT-MODEL, numbered if taken)")
     parser.add_argument("--resume", metavar="DIR", help="continue the run in this folder where it was saved")
-    for title, table in (("settings of the method", settings), ("settings that all scripts share", MACHINE)):
+    shared = {name: row for name, row in MACHINE.items() if name not in settings}
+    for title, table in (("settings of the method", settings), ("settings that all scripts share", shared)):
         group = parser.add_argument_group(f"{title} [with --model | tiny]")
         for name, (full, tiny, text, *choices) in table.items():
             kind = {bool: {"action": argparse.BooleanOptionalAction}, list: {"nargs": "*"}}

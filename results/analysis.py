@@ -100,5 +100,8 @@ def share(triple):
     return "{:.2f} [{:.2f}, {:.2f}]".format(*triple)
 
 
+TO_MEASURE = "to be measured again"  # a verdict: no numbers yet, or such as rest on what has been mended
+
+
 def verdict(ok):
     return "held" if ok else "**failed**"

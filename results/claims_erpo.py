@@ -18,6 +18,7 @@ from statistics import fmean as mean
 import numpy
 import torch
 from analysis import (
+    TO_MEASURE,
     Analyst,
     differences,
     interval,
@@ -39,8 +40,10 @@ ARMS = {
     "dapo": [*LONG, "--arm", "dapo"],
     "ra": [*LONG, "--arm", "ra"],
     "temp": [*LONG, "--arm", "temp"],
-    "ra-hot": [*LONG, "--arm", "ra", "--temperature", str(HOT)],
+    "ra-hot": [*LONG, "--arm", "ra", "--temperature", str(HOT)],  # as a trainer with one temperature does
     "dapo-hot": [*LONG, "--arm", "dapo", "--temperature", str(HOT)],
+    "ra-hot-T1": [*LONG, "--arm", "ra", "--temperature", str(HOT), "--score", "score_T1"],  # as ERPO does
+    "dapo-hot-T1": [*LONG, "--arm", "dapo", "--temperature", str(HOT), "--score", "score_T1"],
     "permuted": LONG[1:],
     "score_T": [*LONG, "--score", "score_T"],
     "is_corrected": [*LONG, "--score", "is_corrected"],
@@ -50,6 +53,7 @@ ARMS = {
 }
 COMMANDS = {arm: ["results/erpo_variants.py"] for arm in ARMS}
 COMMANDS["permuted"] = ["results/erpo_permuted.py"]
+PENDING = ("ra-hot", "dapo-hot")
 SEEDS = range(8)
 METRICS = (
     "num_tokens",
@@ -57,7 +61,7 @@ METRICS = (
     r"temperature/(visits|revived)@.*",
     r"temperature/(draws|mean|at_max|decile_[19])",
 )
-SHOWN = ("erpo", "dapo", "ra", "dapo-hot")  # in the figure
+SHOWN = ("erpo", "dapo", "ra", "dapo-hot-T1")  # in the figure
 PANELS = {
     r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
     "frac_reward_zero_std": "zero-variance groups among all drawn",
@@ -241,8 +245,12 @@ def outcome(m):
     )
     for arm, name in {
         "temp": "solved questions (temp)",
-        "dapo-hot": "all questions, 1.5 throughout (dapo at 1.5)",
+        "dapo-hot": "all questions sampled and scored at 1.5",
+        "dapo-hot-T1": "all questions sampled at 1.5, scored at 1",
     }.items():
+        if arm not in m.rows:
+            yield f"heat without RA, {name}", "", "", TO_MEASURE
+            continue
         pairs = list(zip(m.rows[arm], m.rows["dapo"]))
         own = [run[-1]["num_tokens"] for run, _ in pairs]
         level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, own)]
@@ -287,19 +295,20 @@ def temperatures(m):
         ),
         verdict(falls_again),
     )
-    chance, constant = m.ahead("erpo", "permuted"), m.ahead("erpo", "ra-hot")
+    chance, constant = m.ahead("erpo", "permuted"), m.ahead("erpo", "ra-hot-T1")  # scored alike, at 1
     yield (
         "S8 attribution",
-        "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5; points",
-        f"erpo minus permuted {points(chance)}; minus ra at 1.5 {points(constant)}; "
-        f"minus dapo at 1.5 {points(m.ahead('erpo', 'dapo-hot'))}",
+        "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5, scored at "
+        "1 like erpo; points",
+        f"erpo minus permuted {points(chance)}; sampled at 1.5, scored at 1: minus ra {points(constant)}, "
+        f"minus dapo {points(m.ahead('erpo', 'dapo-hot-T1'))}",
         verdict(chance[1] > 0 and constant[2] > 0),
     )
 
 
 def choices(m):
     """S9, and what a run costs."""
-    modes = {"erpo": "score_T1", "score_T": "score_T", "is_corrected": "is_corrected"}
+    modes = {"erpo": "score_T0", "score_T": "score_T", "is_corrected": "is_corrected"}
     yield (
         "S9 scoring",
         "S3's first half in all three modes; in which S5 holds is reported",

@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from analysis import Analyst, interval, last_checkpoint, points, settings_of, verdict
+from analysis import TO_MEASURE, Analyst, interval, last_checkpoint, points, settings_of, verdict
 from failure_prefix_variants import behind_right
 
 from common import group_advantages
@@ -44,11 +44,12 @@ ARMS = {
         "400",
         "--eval-every",
         "400",
-    ],  # more tokens than failure and its mining
+    ],  # about as many tokens as failure and its mining
 }
 COMMANDS = {arm: ["results/failure_prefix_variants.py"] for arm in ("failure", "medium", "correct")}
 COMMANDS["scored"] = ["results/failure_prefix_scored.py"]
 FEW = {"plain-long": 3}  # seeds
+PENDING = ("correct",)
 METRICS = ("num_tokens",)
 SHOWN = ("failure", "plain", "medium")  # in the figure
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
@@ -137,7 +138,8 @@ def main(folder, first, checkpoint=None):
     if not start.exists():
         base = Analyst(settings["model"], settings)
         begin = {"held_out": held_out(base, openings), "failing_again": again(base, lines)}
-        begin |= {arm: signal(base, lines, arm) for arm in ("failure", "plain", "correct")}
+        arms = ["failure", "plain"] + ["correct"] * any("correct" in line for line in lines)
+        begin |= {arm: signal(base, lines, arm) for arm in arms}
         start.write_text(json.dumps(begin))
     result = {"held_out": held_out(trained, openings)}
     ours = settings.get("behind", "failure") == "failure"
@@ -220,7 +222,7 @@ def statements(logs):
             ]
         )
 
-    silent = {arm: mean(s[arm]["silent"] for s in start) for arm in ("failure", "plain", "correct")}
+    silent = {arm: mean(s[arm]["silent"] for s in start) for arm in ("failure", "plain")}
     off = max(abs(s[arm]["silent"] - s[arm]["predicted"]) for s in start for arm in ("failure", "plain"))
     yield (
         "P3 usable cuts",
@@ -259,7 +261,7 @@ def statements(logs):
     medium = gain("failure", "medium")
     yield (
         "S4 held-out gain, points",
-        "above 0; plain at most a third of it, and with more tokens in all as well; not below the arm medium",
+        "above 0; plain at most a third of it, in 400 steps as well; not below the arm medium",
         f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, plain in 400 steps "
         f"{points(gains['plain-long'])}, medium "
         f"{points(gains['medium'])}; failure - medium {points(medium)}",
@@ -339,12 +341,13 @@ def statements(logs):
         ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",
         verdict(abs(lengths["failure"] / lengths["start"] - 1) < 0.15),
     )
-    yield (
-        "control: right openings of the same length",
-        "as silent as plain, and no gain",
-        f"silent {silent['correct']:.2f}; {points(gains['correct'])}",
-        verdict(silent["correct"] >= silent["plain"] - 0.05 and gains["correct"][1] <= 0),
-    )
+    control = ("control: right openings of the same length", "as silent as plain, and no gain")
+    if "correct" in logs.arms:
+        hushed = mean(s["correct"]["silent"] for s in start)
+        ok = hushed >= silent["plain"] - 0.05 and gains["correct"][1] <= 0
+        yield *control, f"silent {hushed:.2f}; {points(gains['correct'])}", verdict(ok)
+    else:
+        yield *control, "", TO_MEASURE
     yield (
         "control: another question's openings",
         "smaller gain than with one's own",
@@ -381,10 +384,9 @@ def statements(logs):
     yield (
         "control: cost",
         "",
-        f"million tokens: mining {mining:.1f}, training {spent[0]:.1f} from openings and {spent[1]:.1f} "
-        "plain, "
-        f"{spent[2]:.1f} in 400 steps",
-        "reported",
+        f"million tokens: mining {mining:.1f} (without its prompts and openings), training {spent[0]:.1f} "
+        f"from openings and {spent[1]:.1f} plain, {spent[2]:.1f} in 400 steps",
+        TO_MEASURE,
     )
 
 

@@ -2,7 +2,8 @@
 
     python results/erpo_variants.py --t-rule reset          when T changes: ratchet, reset, updown, ...
     python results/erpo_variants.py --ra ra-2               how large RA's advantage is: ra-1, ra-2, ra-3
-    python results/erpo_variants.py --score is_corrected    heated ones weighed by p(1) / p(T), up to --is-cap
+    python results/erpo_variants.py --score is_corrected    heated ones weighed by p(T0) / p(T), to --is-cap
+    python results/erpo_variants.py --score score_T1        all are scored at 1, whatever --temperature is
 
 Other flags go to erpo.py. Logs besides its metrics: deciles of the temperatures; of the questions that were
 all right at their last visit, how many came out mixed (revived), by temperature; all-right groups of a few
@@ -21,7 +22,7 @@ from plumbing.data import Shuffled
 RULES = ("ratchet", "reset", "updown", "consecutive")
 GIVEN = variants.Given()
 SETTINGS = {
-    **variants.choices(erpo, "score", "is_corrected"),
+    **variants.choices(erpo, "score", "is_corrected", "score_T1"),
     "is_cap": (2.0, 2.0, "for --score is_corrected"),
     "t_rule": (
         "ratchet",
@@ -100,8 +101,8 @@ class History(erpo.Tracker):
 class Probing(erpo.Run):
     """A run whose evaluation also samples some training questions at three temperatures."""
 
-    def evaluate(self):
-        metrics, args = super().evaluate(), self.args
+    def evaluate(self, final=False):
+        metrics, args = super().evaluate(final), self.args
         problems = self.problems
         if args.questions:
             problems = Shuffled(problems, args.seed).draw(min(args.questions, len(problems)))
@@ -124,19 +125,25 @@ def ra_advantage(group_size):
     ]
 
 
-def scoring_weights(batch, mode, cap):
-    """As erpo.scoring_weights; under is_corrected p(1) / p(T) up to --is-cap for heated responses."""
-    if mode != "is_corrected":
-        return PLAIN_WEIGHTS(batch, mode, cap)
+def scoring(temperatures, mode, start):
+    """As erpo.scoring; under score_T1, what is sampled hotter throughout is scored at 1 all the same."""
+    return SCORING(temperatures, mode, 1.0 if mode == "score_T1" else start)
+
+
+def scoring_weights(batch, cap):
+    """As erpo.scoring_weights; under is_corrected p(T0) / p(T) up to --is-cap for heated responses."""
+    if GIVEN.args.score != "is_corrected":
+        return PLAIN_WEIGHTS(batch, cap)
     ratio = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).exp()
     alike = ratio.clamp(max=cap) if cap else torch.ones_like(ratio)
-    return torch.where((batch["temperatures"] == 1)[:, None], alike, ratio.clamp(max=GIVEN.args.is_cap))
+    heated = (batch["temperatures"] != batch["scored_at"])[:, None]
+    return torch.where(heated, ratio.clamp(max=GIVEN.args.is_cap), alike)
 
 
-PLAIN_WEIGHTS = erpo.scoring_weights
+PLAIN_WEIGHTS, SCORING = erpo.scoring_weights, erpo.scoring
 
 if __name__ == "__main__":
     erpo.Tracker, erpo.Run = History, Probing
-    erpo.ra_advantage, erpo.scoring_weights = ra_advantage, scoring_weights
+    erpo.ra_advantage, erpo.scoring, erpo.scoring_weights = ra_advantage, scoring, scoring_weights
     variants.extend(erpo, SETTINGS, GIVEN)
     erpo.main(sys.argv[1:])

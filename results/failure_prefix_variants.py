@@ -5,10 +5,11 @@ difficulty.
     python results/failure_prefix_variants.py --behind medium     questions of medium difficulty, plain
 
 Other flags go to failure_prefix.py. A --bank has to be one that this script mined: it keeps a right answer to
-each question. Prints a histogram of the success measured behind the chosen cuts.
+each question, up to its box. Prints a histogram of the success measured behind the chosen cuts.
 """
 
 import sys
+from bisect import bisect_left
 from collections import Counter
 
 import variants
@@ -24,7 +25,10 @@ SETTINGS = {
 
 
 def mine(questions, draw, **how):
-    """As failure_prefix.mine; usable lines have "correct", the ids of a right answer, as well."""
+    """As failure_prefix.mine; usable lines have "correct" as well, the ids of a right answer up to its box.
+
+    Of several, the first that is as long as the failure's longest prefix, else the longest.
+    """
     drawn = []
 
     def watched(items, n):
@@ -34,8 +38,17 @@ def mine(questions, draw, **how):
     lines = MINE(questions, watched, **how)
     for line, group in zip(lines, drawn[0], strict=True):
         if "failure" in line:
-            line["correct"] = next((r.completion_ids for r in group if r.right), [])
+            unfinished = [before_box(r.completion_ids, GIVEN.run.tokenizer) for r in group if r.right]
+            needed = len(failure_prefix.prefix_of(line["failure"], line["cuts"][-1]))
+            enough = [ids for ids in unfinished if len(ids) >= needed]
+            line["correct"] = enough[0] if enough else max(unfinished, key=len, default=[])
     return lines
+
+
+def before_box(ids, tokenizer):
+    """The tokens of a response before its first box: what is cut from them holds no answer and no end."""
+    has_box = lambda i: "\\boxed" in tokenizer.decode(ids[: i + 1])  # noqa: E731
+    return ids[: bisect_left(range(len(ids)), True, key=has_box)]
 
 
 def training_items(lines, problems, *, arm, tau, fixed_cut):
@@ -52,13 +65,15 @@ def training_items(lines, problems, *, arm, tau, fixed_cut):
 
 
 def behind_right(items, saturated, problems):
-    """Items with as long a prefix of the right answer in the place of the failure's. saturated: their
-    lines."""
+    """Items with as long a prefix of the right answer in the place of the failure's. saturated: their lines.
+
+    A question whose right answer comes to its box before that is left out: it would be an answer, no start.
+    """
     changed = []
     for item, line in zip(items, saturated, strict=True):
-        prefix = line["correct"][: item["prefix"]]
-        context = problems[line["id"]]["prompt_ids"] + prefix
-        changed.append(item | {"prompt_ids": context, "prefix": len(prefix)})
+        if len(line["correct"]) >= item["prefix"]:
+            context = problems[line["id"]]["prompt_ids"] + line["correct"][: item["prefix"]]
+            changed.append(item | {"prompt_ids": context, "rate": None})
     return changed
 
 

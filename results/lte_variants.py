@@ -43,6 +43,8 @@ def retry_prompts(questions, groups, tokenizer, **texts):
     for group in groups:
         responses = [tokenizer.decode(r.completion_ids, skip_special_tokens=True) for r in group]
         lists.append(lte.wrong_answers(group, responses))
+    if len(lists) == 1:  # there is no other question whose list it could be
+        return [None]
     prompts = []
     for question, group, others in zip(questions, groups, lists[1:] + lists[:1], strict=True):
         answers = [answer for answer in others if answer != question["answer"]]
@@ -67,7 +69,7 @@ def completion_logps(model, batch, temperatures):
     if (
         GIVEN.args.part_norms
         and first_pass
-        and not batch["hinted"]
+        and not batch.get("hinted", True)  # nor the pass under the hint, which has no such mark
         and gradients[0] is not None
         and not HINTED_PART
     ):
@@ -89,8 +91,7 @@ def sampling_gap(plain, step, limit):
 
 def gradient_norm(gradients):
     """Norm of gradients, as backward() leaves them -> a number."""
-    norm = distributed.full_tensors(torch.nn.utils.get_total_norm(gradients))
-    return distributed.WORLD_SIZE * norm.item()
+    return distributed.WORLD_SIZE * distributed.number(torch.nn.utils.get_total_norm(gradients))
 
 
 def micro_batches(rollouts, max_tokens):

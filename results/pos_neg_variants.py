@@ -25,6 +25,7 @@ import pos_neg_pairing
 from common import group_advantages
 from plumbing import InputError, derive_seed
 from plumbing.records import append, read_lines, write_aside
+from plumbing.run import drawn_tokens
 from plumbing.verifier import last_boxed
 
 NEEDED = {
@@ -81,7 +82,7 @@ def probe(problems, purpose, generation):
     """As pos_neg_pairing.probe, with samples of its own for every generation."""
     groups = GIVEN.run.draw(problems, GIVEN.args.probe_samples, purpose, generation)
     rates = [sum(r.right for r in group) / len(group) for group in groups]
-    return rates, sum(len(r.prompt_ids) + len(r.completion_ids) for group in groups for r in group)
+    return rates, sum(map(drawn_tokens, groups))
 
 
 def chosen(pool, hard, generation):
@@ -137,6 +138,8 @@ def find_pair(run, pool, hard):
     generation = max(0, run.done - 1) // GIVEN.args.resample_every if GIVEN.args.resample_every else 0
     GIVEN.pair, spent = chosen(pool, hard, generation)
     GIVEN.pair[:] = (GIVEN.pair * 2)[:2]  # a question alone fills both places
+    lines = read_lines(run.out / "chosen.jsonl")  # of a resumed run: what was trained on before as well
+    pos_neg_pairing.hold_out(run, [line for line in lines if line["generation"] <= generation])
     return GIVEN.pair, spent
 
 
@@ -151,10 +154,13 @@ class Resampling(pos_neg_pairing.Run):
             if every and step > 1 and (step - 1) % every == 0:
                 pair, self.spent = chosen(GIVEN.pool, GIVEN.hard, (step - 1) // every)
                 GIVEN.pair[:] = (pair * 2)[:2]
+                pos_neg_pairing.hold_out(self, pair)  # for good: what was trained on stays out
             yield step
 
     def shared_metrics(self, rewards, sampled, *others):
         metrics = super().shared_metrics(rewards, sampled, *others)
+        if self.args.coin:
+            metrics["reward"] = GIVEN.truth.mean().item()  # the share of right answers, as everywhere
         metrics["num_tokens"] += self.spent
         answers = {
             (tuple(r.prompt_ids), last_boxed(self.tokenizer.decode(r.completion_ids))) for r in sampled
@@ -184,9 +190,10 @@ class Remembering(pos_neg_pairing.Shuffled):
 
 
 def score_rollouts(rollouts, golds, tokenizer, reward, counts=None):
-    """As common.score_rollouts; under --coin, the rewards are a coin's."""
+    """As common.score_rollouts; under --coin the rewards are a coin's, the real ones are GIVEN.truth."""
     SCORE_ROLLOUTS(rollouts, golds, tokenizer, reward, counts)
     if GIVEN.args.coin:
+        GIVEN.truth = torch.tensor([r.reward for r in rollouts]).view(-1, GIVEN.args.group_size)
         generator = torch.Generator().manual_seed(derive_seed(GIVEN.args.seed, "coin", GIVEN.run.step))
         shape = (len(rollouts) // GIVEN.args.group_size, GIVEN.args.group_size)
         for rollout, value in zip(
@@ -226,8 +233,15 @@ def rare_share(advantages, rewards, roles):
 
 
 def pair_metrics(rewards, roles):
-    """As pos_neg_pairing.pair_metrics, with rare_share; in the arm pool, the history is written."""
+    """As pos_neg_pairing.pair_metrics, with rare_share; in the arm pool, the history is written.
+
+    Under --coin, pair/reward_* are the share of right answers all the same, and pair/coin is the coin's.
+    """
     metrics = PAIR_METRICS(rewards, roles)
+    if GIVEN.args.coin:
+        right = PAIR_METRICS(GIVEN.truth, roles)
+        metrics |= {name: value for name, value in right.items() if "/reward_" in name}
+        metrics["pair/coin"] = rewards.mean().item()
     if roles.any():
         metrics["pair/rare_share"] = rare_share(GIVEN.advantages, rewards, roles)
     if GIVEN.args.arm == "pool":

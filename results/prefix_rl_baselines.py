@@ -77,14 +77,14 @@ def main(kind, given):
     args = parse_settings("", prefix_rl.SETTINGS, plain)
     model, tokenizer = load_model(args.model)
     parameters = sum(weight.numel() for weight in model.parameters())
-    spent = prefix_rl.flops(
-        parameters, sum(line["tokens"] for line in read_record(args.traces)), training=False
-    )
+    tokens = sum(line["tokens"] for line in read_record(args.traces))
+    spent = prefix_rl.flops(parameters, tokens, training=False)
+    before = ["--tokens-before", str(tokens), "--flops-before"]
     prefix_rl_variants.install()
     if kind == "sft":
         taught = Path(f"{folder}-taught")
         spent += supervised(args, taught)
-        start = ["--model", str(taught), "--tiny", "--flops-before", str(float(spent))]
+        start = ["--model", str(taught), "--tiny", *before, str(float(spent))]
         return prefix_rl.main([*given, "--arm", "plain", "--compare", *start])
     traces = {tuple(rollout.prompt_ids): rollout for rollout in traces_of(args, model, tokenizer)}
     size, score = args.group_size, prefix_rl.score_joined
@@ -103,9 +103,7 @@ def main(kind, given):
         "--max-logp-gap",
         "1e9",
     ]  # the gap between model and traces is meant
-    return prefix_rl.main(
-        [*given, "--arm", "plain", "--compare", "--flops-before", str(float(spent)), *weights]
-    )
+    return prefix_rl.main([*given, "--arm", "plain", "--compare", *before, str(float(spent)), *weights])
 
 
 if __name__ == "__main__":

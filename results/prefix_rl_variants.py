@@ -1,6 +1,7 @@
 """PrefixRL with the figures that only an analysis needs.
 
-    python results/prefix_rl_variants.py --flops-before 1e12    operations spent before, counted as well
+    python results/prefix_rl_variants.py --flops-before 1e12    operations spent before, counted as well;
+                                         --tokens-before 1e6     and tokens
 
 Other flags go to prefix_rl.py. Logs the share of prefixes that hold a boxed answer, and zero-variance groups
 with and without a prefix.
@@ -14,18 +15,20 @@ import prefix_rl
 from plumbing.verifier import last_boxed
 
 GIVEN = variants.Given()
-SETTINGS = {"flops_before": (0.0, 0.0, "operations spent on the model before")}
+SETTINGS = {"flops_before": (0.0, 0.0, "operations spent on the model before"),
+            "tokens_before": (0, 0, "tokens drawn for it before")}
 ITEMS, PREFIXES = [], []  # what is trained on; the prefix of each response of this step
 
 
 class Counting(prefix_rl.Run):
     """A run that logs these figures."""
 
-    def steps(self, flops):
+    def steps(self, flops, num_tokens):
         prefixes = [item["prefix"] for item in ITEMS if item["prefix"]]
         leaks = sum(bool(last_boxed(self.tokenizer.decode(prefix))) for prefix in prefixes)
-        flops = GIVEN.args.flops_before + flops
-        return super().steps(**{"flops": flops, "prefix/has_answer": leaks / max(1, len(prefixes))})
+        spent = {"flops": GIVEN.args.flops_before + flops}
+        spent["num_tokens"] = GIVEN.args.tokens_before + num_tokens
+        return super().steps(**spent, **{"prefix/has_answer": leaks / max(1, len(prefixes))})
 
     def shared_metrics(self, rewards, *others):
         metrics = super().shared_metrics(rewards, *others)

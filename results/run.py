@@ -39,6 +39,7 @@ DEFAULTS = {
     "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
     "SEEDS": SEEDS,  # of the published table
     "FEW": {},  # {arm: how many of the seeds suffice}
+    "PENDING": (),  # arms still to be measured, which tables do without; whoever takes one out has it run
     # patterns of the metrics that the tables need
     "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
     "SCORES": False,  # whether the first arm's scores before and after are shown beside the statements
@@ -65,7 +66,9 @@ def plan_of(method, sweep):
     if not (ROOT / "results" / f"claims_{method}.py").exists():
         return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None)
     claims = importlib.import_module(f"claims_{method}")
-    return SimpleNamespace(**DEFAULTS | vars(claims), claims=claims)
+    plan = SimpleNamespace(**DEFAULTS | vars(claims), claims=claims)
+    plan.ARMS = {arm: flags for arm, flags in plan.ARMS.items() if arm not in plan.PENDING}
+    return plan
 
 
 # ---- runs ----

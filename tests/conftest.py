@@ -60,3 +60,60 @@ def stopped(main, *flags):
         main(list(flags))
     assert error.value.code.startswith("error: ") and "\n" not in error.value.code
     return error.value.code
+
+
+class Scripted:
+    """A run of a script whose samples are written down in the test: the tiny exact case.
+
+    reply(context, heat) -> the responses to one context, a list of (filler, box, finished): that many "+" tokens, then \\boxed{box}
+    (3 tokens; nothing if it is None), then the end token if it is finished. So `(2, "3", True)` has 2 + 3 + 1 = 6 tokens. Who asks for
+    more gets them again.
+    Nothing moves (--lr 0), so the ratio of plain members is exactly 1.
+    """
+
+    def __init__(self, module, tiny, monkeypatch, folder, problems, reply):
+        import common
+
+        self.module, self.tokenizer, self.folder, self.asked = module, tiny[1], folder, []
+        self.trained = []  # of every row of every collated batch: (what it was given, the tokens that carry loss, advantage)
+        self.plus = self.ids("+")[0]
+        assert len(self.ids("\\boxed{3}")) == 3, "the numbers in the tests are for a box of 3 tokens"
+        folder.mkdir()
+        (folder / "data.jsonl").write_text("".join(json.dumps({"problem": q, "answer": a}) + "\n" for q, a in problems))
+        (folder / "held_out.jsonl").write_text(json.dumps({"problem": "9+9", "answer": "18"}) + "\n")
+
+        def generate(sampler, contexts, n, temperature, max_tokens, seed):
+            heats = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
+            rollouts = []
+            for context, heat in zip(contexts, heats, strict=True):
+                text = self.tokenizer.decode(context)
+                replies = [(0, "18", True)] if "9+9" in text else reply(text.removeprefix("<|user|>"), heat)
+                self.asked.append((text, n, heat))
+                replies = (replies * n)[:n]
+                rollouts += [common.Rollout(context, self.response(*one), [-0.5] * len(self.response(*one)), one[2], heat) for one in replies]
+            return rollouts
+
+        def collate(rollouts, *where):
+            batch = COLLATE(rollouts, *where)
+            for ids, mask, real, advantage in zip(*(batch[k] for k in ("input_ids", "completion_mask", "attention_mask", "advantages"))):
+                first, size = mask.nonzero()[0].item() + 1, int(real.sum())
+                assert mask.sum() == size - first  # the mask is one piece, from the first token that was drawn to the last
+                self.trained.append((self.tokenizer.decode(ids[:first]), ids[first:size].tolist(), round(advantage.item(), 4)))
+            return batch
+
+        COLLATE = module.collate
+        monkeypatch.setattr(common.TransformersSampler, "generate", generate)
+        monkeypatch.setattr(module, "collate", collate)
+
+    def ids(self, text):
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def response(self, filler, box, finished):
+        return [self.plus] * filler + (self.ids(f"\\boxed{{{box}}}") if box else []) + [self.tokenizer.eos_token_id] * finished
+
+    def step(self, *flags, group_size=4):
+        """One step on both questions -> the row of metrics."""
+        sets = ["--data", str(self.folder / "data.jsonl"), "--eval-sets", str(self.folder / "held_out.jsonl"), "--eval-samples", "1"]
+        size = ["--steps", "1", "--prompts-per-step", "2", "--group-size", str(group_size), "--lr", "0", "--max-logp-gap", "1e9"]
+        self.module.main([*size, *sets, *flags, "--out", str(self.folder / "run")])
+        return rows_of(self.folder / "run")[1]

@@ -3,6 +3,7 @@
     torchrun --standalone --nproc-per-node 2 tests/distributed_gradient.py FOLDER      # run by tests/test_distributed.py
 """
 
+import json
 import random
 import sys
 from collections import Counter
@@ -23,7 +24,7 @@ from common import (  # noqa: E402
     sampling_gap,
     score_rollouts,
 )
-from plumbing import distributed  # noqa: E402
+from plumbing import data, distributed  # noqa: E402
 from plumbing.optimizer import MasterAdamW  # noqa: E402
 from plumbing.run import Run  # noqa: E402
 from plumbing.settings import parse_settings  # noqa: E402
@@ -57,6 +58,10 @@ def close(one, other, limit, what):
     assert error < limit, f"rank {distributed.RANK}: {what} is off by {error:.2g}"
 
 
+def whole(tensor):
+    return tensor.detach().full_tensor()
+
+
 # One process: everything in one batch, with this process's own copy of the model.
 world, distributed.WORLD_SIZE = distributed.WORLD_SIZE, 1
 alone, tokenizer = load_model("tiny/model")
@@ -81,12 +86,12 @@ assert sums["clip_ratio/low_mean"] + sums["clip_ratio/high_mean"] > 0
 gap = sampling_gap(batches, 0, 100)
 assert all(abs(gap[name] / expected_gap[name] - 1) < 1e-5 for name in gap), (gap, expected_gap)
 for name, weight in model.named_parameters():
-    close(distributed.full_tensors(weight.grad) * world, gradients[name], 1e-5, f"gradient of {name}")
+    close(whole(weight.grad) * world, gradients[name], 1e-5, f"gradient of {name}")
 sharded = MasterAdamW(model, 1e-3, 0.1)
 length = [sharded.step(1e-3, 0.5)]
 model.eval()
 for name, weight in model.named_parameters():
-    close(distributed.full_tensors(weight.detach()), alone.get_parameter(name).detach(), 1e-4, f"updated {name}")
+    close(whole(weight), alone.get_parameter(name).detach(), 1e-4, f"updated {name}")
 
 # Both ranks get the same samples, in order, although their own are not equally long; they are those of the updated model.
 sampler = make_sampler("transformers", model, tokenizer, 64)
@@ -107,6 +112,13 @@ answers = [Rollout([], tokenizer(text).input_ids, [], True) for text in texts]
 score_rollouts(answers, ["1", "9", "1", "4", "9"], tokenizer, counts=counts)
 assert [r.reward for r in answers] == [1, 0, 0, 1, 0] and counts["verify/no_answer"] == 1, counts
 
+# An answer that is timed out on one rank alone is dropped on both: their problems are the same.
+(folder / "data.jsonl").write_text("".join(json.dumps({"problem": str(i), "answer": str(i)}) + "\n" for i in range(7)))
+data.readable, real = lambda golds: [distributed.RANK == 0 or gold != "3" for gold in golds], data.readable
+read = distributed.all_gather([p["id"] for p in data.load_problems(folder / "data.jsonl", tokenizer)])
+data.readable = real
+assert read == [[0, 1, 2, 4, 5, 6]] * 2, read
+
 # A checkpoint is whole: one process can take it up, and so can two.
 SETTINGS = {"data": ("", "tiny/train.jsonl", ""), "instruction": ("", "", ""), "max_tokens": (1, 144, ""), "lr": (0.0, 1e-3, ""),
             "weight_decay": (0.0, 0.1, ""), "beta": (0.0, 0.0, ""), "steps": (0, 1, "")}
@@ -117,7 +129,6 @@ run.model.load_state_dict(model.state_dict())
 run.optimizer.adam.load_state_dict(sharded.adam.state_dict())
 run.log(0, {"loss": 1.0})
 run.save(1)
-distributed.barrier()
 if distributed.is_main():
     assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 1
 again = Run(parse_settings("", SETTINGS, ["--resume", str(folder / "run")]), __file__)
@@ -127,7 +138,7 @@ for some, opt in ((model, sharded), (again.model, again.optimizer)):
     backward(some, [collate(part) for part in micro_batches(rollouts, BUDGET)])
     opt.step(1e-3, 0.5)
 for name, weight in again.model.named_parameters():
-    close(distributed.full_tensors(weight.detach()), distributed.full_tensors(model.get_parameter(name).detach()), 1e-6, f"{name} after a resume")
+    close(whole(weight), whole(model.get_parameter(name)), 1e-6, f"{name} after a resume")
 distributed.WORLD_SIZE = 1
 single = Run(parse_settings("", SETTINGS, ["--resume", str(folder / "run")]), __file__)
 single.restore()
@@ -135,5 +146,5 @@ backward(single.model, [collate(rollouts)])
 single.optimizer.step(1e-3, 0.5)
 distributed.WORLD_SIZE = world
 for name, weight in single.model.named_parameters():
-    close(weight.detach(), distributed.full_tensors(model.get_parameter(name).detach()), 1e-4, f"{name} after a resume by one process")
+    close(weight.detach(), whole(model.get_parameter(name)), 1e-4, f"{name} after a resume by one process")
 print("ranks agree", flush=True)

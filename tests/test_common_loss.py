@@ -172,6 +172,17 @@ def test_token_logps_are_float32_for_bfloat16_input():
     assert hidden.grad.dtype == head.grad.dtype == torch.bfloat16
 
 
+def test_gradients_in_bfloat16_err_no_more_than_those_of_all_logits_at_once():
+    """3,000 tokens, more than float32 takes at a time: no part of a gradient is rounded before the whole is."""
+    hidden, head, targets, _ = sample_inputs(torch.bfloat16, n=3000, d=64, v=2500)
+    exact, plain = ([x.detach().to(dtype).requires_grad_() for x in (hidden, head)] for dtype in (torch.float64, torch.bfloat16))
+    token_logps(hidden, head, targets).sum().backward()
+    for a, b in (exact, plain):
+        (a @ b.T).to(torch.promote_types(a.dtype, torch.float32)).log_softmax(-1).gather(1, targets[:, None]).sum().backward()
+    for ours, theirs, right in zip((hidden, head), plain, exact):
+        assert (ours.grad.double() - right.grad).norm() < 1.02 * (theirs.grad.double() - right.grad).norm() < 0.02 * right.grad.norm()
+
+
 def test_token_logps_of_nothing():
     hidden, head, targets, _ = sample_inputs()
     assert token_logps(hidden[:0], head, targets[:0]).shape == (0,)
@@ -215,6 +226,30 @@ def test_gradient_does_not_depend_on_how_the_batch_is_cut(tiny, loss_type):
     ):
         assert (other - whole).norm() / whole.norm() < 1e-9
     model.float()
+
+
+def test_attention_without_a_mask_is_that_with_one(tiny, monkeypatch):
+    """Padding on the right is behind all that is read: left out, log-probabilities and gradients stay what they are; on the left it is not."""
+    model, base = tiny[0], type(tiny[0].base_model)
+    forward, masks = base.forward, []
+
+    def masked(self, attention_mask=None, **inputs):
+        masks.append(attention_mask)
+        return forward(self, attention_mask=batch["attention_mask"] if always else attention_mask, **inputs)
+
+    monkeypatch.setattr(base, "forward", masked)
+    results = []
+    for side, always in (("right", False), ("right", True), ("left", False)):
+        batch = collate(some_rollouts(), padding_side=side)
+        model.zero_grad()
+        logps, _ = completion_logps(model, batch, batch["temperatures"])
+        logps.sum().backward()
+        results.append((logps[batch["completion_mask"]].detach(), torch.cat([w.grad.flatten() for w in model.parameters()])))
+    model.zero_grad()
+    assert masks[0] is None and masks[1] is None and masks[2] is not None
+    assert torch.equal(results[0][0], results[1][0])
+    for one, other in ((results[0], results[1]), (results[0], results[2])):
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(one, other))
 
 
 def test_logps_of_every_row_are_at_its_own_temperature(tiny):

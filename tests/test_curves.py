@@ -32,3 +32,17 @@ def test_a_figure_shows_what_a_script_asks_for(tmp_path, monkeypatch):
     assert len(shadow.get_xdata()) == 40 and shadow.get_xdata()[-1] == 390.0  # operations, as they were counted
     assert smooth.get_ydata()[0] == 0 and smooth.get_ydata()[39] == 0.5  # the mean of the last 10
     assert axes[3].get_legend_handles_labels()[1] == ["own/a", "own/b"]
+
+
+def test_one_line_a_set_whatever_the_number_of_samples(tmp_path, monkeypatch):
+    """avg@32 before and after, avg@2 in between: one line through all three points, with their errors."""
+    rows = [{"step": 0, "eval/test/avg@32": 0.25, "eval/test/avg@32_stderr": 0.01}, {"step": 5, "eval/test/avg@2": 0.5, "eval/test/avg@2_stderr": 0.04},
+            {"step": 10, "eval/test/avg@32": 0.75, "eval/test/avg@32_stderr": 0.01}]  # fmt: skip
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    drawn = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
+    curves.plot_curves([tmp_path])
+    scores = drawn[0].axes[1]
+    (line,) = [line for line in scores.lines if len(line.get_xdata()) == 3]
+    assert list(line.get_xdata()) == [0, 5, 10] and list(line.get_ydata()) == [0.25, 0.5, 0.75]
+    assert scores.get_legend_handles_labels()[1] == ["test/avg@n"]

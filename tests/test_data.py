@@ -1,5 +1,6 @@
 """Problems and prompts."""
 
+import importlib
 import json
 import re
 
@@ -7,8 +8,10 @@ import datasets
 import pytest
 
 from common import build_prompt, verify
+from conftest import SCRIPTS
 from plumbing import InputError
 from plumbing.data import Shuffled, load_problems, set_name
+from plumbing.settings import parse_settings
 
 
 def load(tmp_path, tiny, rows, name="data.jsonl", **settings):
@@ -44,6 +47,8 @@ HUB_ROWS = {  # one row of each public set, with its columns and the kinds of it
     "HuggingFaceH4/MATH-500@test": {
         "problem": "1+1", "solution": r"$\boxed{3}$", "answer": "2", "subject": "Algebra", "level": 5, "unique_id": "test/algebra/1.json"},
     "HuggingFaceH4/aime_2024": {"id": 60, "problem": "1+1", "solution": "long", "answer": "2", "url": "u", "year": "2024"},
+    "rawsh/2024_AMC12": {"problem": "1+1", "answer": "2"},
+    "MathArena/hmmt_feb_2025": {"problem": "1+1", "answer": "2"},
     "math-ai/aime24@test": {"id": 60, "problem": "1+1", "solution": r"\boxed{2}", "url": "u"},
     "math-ai/aime25@test": {"problem": "1+1", "answer": "2", "id": "0"},
     "math-ai/amc23@test": {"id": 0, "question": "1+1", "answer": 2.0, "url": "u"},
@@ -52,6 +57,14 @@ HUB_ROWS = {  # one row of each public set, with its columns and the kinds of it
         "id": 1606, "question": "+1", "solution": ["long"], "final_answer": ["$2$"], "context": "1", "image_1": None, "modality": "Text-only",
         "is_multiple_answer": False, "unit": None, "answer_type": "Numerical", "language": "English"},
 }
+
+
+def test_every_default_set_has_a_row_here():
+    """Of all six scripts, with --model: training problems, evaluation sets, and where q+ comes from."""
+    for script in SCRIPTS:
+        args = parse_settings("", importlib.import_module(script).SETTINGS, ["--model", "some/model"])
+        for source in [args.data, *args.eval_sets, *([args.hard_data] if script == "pos_neg_pairing" else [])]:
+            assert source in HUB_ROWS, (script, source)
 
 
 @pytest.mark.parametrize("name", HUB_ROWS)
@@ -89,6 +102,14 @@ def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsy
     assert re.search(r"1 of 3 problems dropped.*data.jsonl line 2: .*frac\{1", capsys.readouterr().out)
 
 
+def test_prompts_without_room_are_dropped_and_the_others_keep_their_ids(tmp_path, tiny, capsys):
+    """The prompt of line 2 has 201 tokens. What a record says about a question holds for another --max-tokens too."""
+    rows = [{"problem": "1+1", "answer": "2"}, {"problem": "1" + "+1" * 99, "answer": "100"}, {"problem": "2+2", "answer": "4"}]
+    assert [(p["problem"], p["id"]) for p in load(tmp_path, tiny, rows, longest_prompt=200)] == [("1+1", 0), ("2+2", 2)]
+    assert re.search(r"1 of 3 problems dropped, their prompts have more than the 200 tokens .*data.jsonl line 2: '100'", capsys.readouterr().out)
+    assert len(load(tmp_path, tiny, rows, longest_prompt=201)) == 3
+
+
 @pytest.mark.parametrize(
     "rows, message",
     [
@@ -101,8 +122,8 @@ def test_unreadable_answers_are_dropped_counted_and_listed(tmp_path, tiny, capsy
         (["[]"], "holds no problem"),
         ([], "holds no problem"),
         (['"text"'], "line 1: none of problem"),
-        ([{"problem": "1+1", "answer": r"\frac{"}], "math-verify can read none"),
-        ([{"problem": "1+1", "answer": "2"}, {"problem": "1" + "+1" * 99, "answer": "2"}], r"line 2: the prompt has 201 tokens, .*room for 100"),
+        ([{"problem": "1+1", "answer": r"\frac{"}], "no problem is left, math-verify cannot read .*--answer-column"),
+        ([{"problem": "1" + "+1" * 99, "answer": "2"}] * 2, "no problem is left, their prompts have more than the 100 tokens.*lower --max-tokens"),
     ],
 )
 def test_bad_data_gives_one_line_with_the_place(tmp_path, tiny, rows, message):

@@ -10,8 +10,9 @@ import torch
 
 import failure_prefix
 from common import Rollout, collate, completion_logps, group_advantages
-from conftest import ROOT, rows_of
+from conftest import ROOT, Scripted, rows_of
 from failure_prefix import choose_cut, first_failure, mine, prefix_of, training_items
+from plumbing import InputError
 
 SMALL = ["--steps", "3", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "2", "--eval-samples", "1", "--save-every", "1",
          "--questions", "12", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15",
@@ -71,13 +72,30 @@ def test_mining_by_hand():
         return [[response([2], float(i < 4 - len(context))) for i in range(n)] for context in contexts]  # the longer the opening the worse
 
     questions = [{"id": f"q{i}", "prompt_ids": [i], "answer": str(i)} for i in range(3)]
-    solved, saturated, cut_off = mine(questions, draw, samples=4, low=3, high=3, cuts=[0.25, 0.5], cut_samples=2)
+    solved, saturated, cut_off = mine(questions, draw, samples=4, low=3, high=3, cuts=[0.25, 0.5], cut_samples=2, longest=9)
     assert asked == [([[0], [1], [2]], 4, ["0", "1", "2"]), ([[1, 7], [1, 7, 8]], 2, ["1", "1"])]
     assert "failure" not in solved and "failure" not in cut_off and cut_off["right"] == 3
-    assert saturated == {"id": "q1", "right": 3, "of": 4, "tokens": 10 + 4, "failure": [7, 8, 7, 2], "cuts": [0.25, 0.5],
+    # 4 prompts of 2 tokens, as response() has them, and 2 + 2 + 2 + 4 tokens of responses; behind the cuts twice 2 x (2 + 1)
+    assert saturated == {"id": "q1", "right": 3, "of": 4, "tokens": 8 + 10, "cut_tokens": 12, "failure": [7, 8, 7, 2], "cuts": [0.25, 0.5],
                          "rates": [1.0, 0.5]}  # fmt: skip
     asked.clear()
-    assert mine(questions[1:2], lambda some, n: draw(some, n) if some else [], samples=4, low=3, high=3, cuts=[0.5], cut_samples=0)[0]["rates"] == []
+    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0, "longest": 9}
+    assert mine(questions[1:2], lambda some, n: draw(some, n) if some else [], **how)[0]["rates"] == []
+
+
+def test_a_cut_that_leaves_no_room_for_an_answer_is_not_tried():
+    """A failure of 4 tokens behind a prompt of 1: contexts of 2, 3 and 4 tokens. Where none fits, the question is not used."""
+    group, how = [response([9, 2], 1.0), response([7, 8, 7, 2])], {"samples": 2, "low": 1, "high": 1, "cuts": [0.25, 0.5, 0.75], "cut_samples": 0}
+    question = {"id": 0, "prompt_ids": [1], "answer": "1"}
+    lines = {longest: mine([question], lambda some, n: [group] * len(some), longest=longest, **how)[0] for longest in (4, 3, 1)}
+    assert lines[4]["cuts"] == [0.25, 0.5, 0.75] and lines[3]["cuts"] == [0.25, 0.5] and "failure" not in lines[1]
+
+
+def test_a_bank_without_measured_success_needs_a_fixed_cut():
+    line = {"cuts": [0.5], "rates": []}
+    assert choose_cut(line, 0.5, fixed_cut=0.5) == (0.5, None)
+    with pytest.raises(InputError, match="give --fixed-cut"):
+        choose_cut(line, 0.5)
 
 
 def test_what_each_arm_trains_on():
@@ -120,6 +138,40 @@ def test_two_openings_of_one_question_are_two_groups():
     assert [item["prompt_ids"] for item in items] == [[3, 7], [3, 9]]  # two contexts, and a group is one context's responses
 
 
+# ---- the tiny exact case: two questions, four responses to each, all numbers by hand ----
+
+
+def test_one_step_by_hand(tiny, monkeypatch, tmp_path):
+    """Failure of 1+2: "+ + + 4", cut at .5 since .6 is nearest to .5. Failure of 2+2: cut at .75, its .7 is nearest."""
+
+    def reply(context, heat):
+        if context == "1+2<|assistant|>++":  # rewards 1 0 0 0; 4, 5, 6, 6 tokens, the last cut off
+            return [(0, "3", True), (1, "4", True), (2, "5", True), (3, "3", False)]
+        assert context == "2+2<|assistant|>---"  # rewards 1 1 0 0; 4, 4, 5, 4 tokens, the last without a box
+        return [(0, "4", True), (0, "4", True), (1, "3", True), (3, None, True)]
+
+    case = Scripted(failure_prefix, tiny, monkeypatch, tmp_path / "case", [("1+2", "3"), ("2+2", "4")], reply)
+    minus, shared = case.ids("-")[0], {"generation": 0, "of": 32, "right": 31, "tokens": 1000, "cut_tokens": 100, "cuts": [0.25, 0.5, 0.75]}
+    lines = [{"id": 0, "failure": [case.plus] * 4, "rates": [0.9, 0.6, 0.1], **shared},
+             {"id": 1, "failure": [minus] * 4, "rates": [1, 0.9, 0.7], **shared}]  # fmt: skip
+    (tmp_path / "bank.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    row = case.step("--compare", "--bank", str(tmp_path / "bank.jsonl"))
+
+    # 1+2: mean 1/4, standard deviation 1/2 (divisor 3); A = .75 / .5001 = 1.4997 and -.25 / .5001 = -.4999
+    # 2+2: mean 1/2, standard deviation .57735;        A = .5 / .57745 = .8659 and -.8659
+    one, two = "<|user|>1+2<|assistant|>++", "<|user|>2+2<|assistant|>---"
+    expected = [(one, case.response(0, "3", True), 1.4997), (one, case.response(1, "4", True), -0.4999),
+                (one, case.response(2, "5", True), -0.4999), (one, case.response(3, "3", False), -0.4999),
+                (two, case.response(0, "4", True), 0.8659), (two, case.response(0, "4", True), 0.8659),
+                (two, case.response(1, "3", True), -0.8659), (two, case.response(3, None, True), -0.8659)]  # fmt: skip
+    assert sorted(case.trained) == sorted(expected)
+    # ratio 1: loss = - sum of A x tokens / tokens; 4 + 5 + 6 + 6 + 4 + 4 + 5 + 4 = 38 tokens
+    loss = -(1.4997 * 4 - 0.4999 * (5 + 6 + 6) + 0.8659 * (4 + 4) - 0.8659 * (5 + 4)) / 38
+    assert row["loss"] == pytest.approx(loss, abs=1e-5) and row["reward"] == 3 / 8 and row["prefix/length"] == 2.5
+    # mining 2 x 1100; prompts of 5 tokens and the prefixes, four times each, and the responses
+    assert row["num_tokens"] == 2200 + 4 * (5 + 2) + 4 * (5 + 3) + 38
+
+
 # ---- whole runs ----
 
 
@@ -129,7 +181,8 @@ def test_what_a_run_leaves(whole_run):
     assert len(found) >= 12 and all(12 <= line["right"] <= 15 and len(line["rates"]) == 3 for line in found)
     rows = rows_of(whole_run)
     assert [row["step"] for row in rows] == [0, 1, 2, 3] and all(row["prefix/length"] > 0 for row in rows[1:])
-    assert rows[0]["num_tokens"] == sum(line["tokens"] for line in bank) < rows[1]["num_tokens"]
+    assert rows[0]["num_tokens"] == sum(line["tokens"] + line.get("cut_tokens", 0) for line in bank) < rows[1]["num_tokens"]
+    assert all(line["tokens"] > 16 * 4 and ("failure" in line) == ("cut_tokens" in line) for line in bank)  # prompts of 4 tokens or more
 
 
 def test_the_verifier_never_sees_an_opening(whole_run, few, tmp_path, monkeypatch):
@@ -186,7 +239,32 @@ def test_refreshing_and_resuming(few, tmp_path, whole_run):
 def test_the_same_questions_without_a_prefix(whole_run, few, tmp_path):
     flags = ["--compare", "--steps", "1", "--arm", "plain", "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")]
     failure_prefix.main([*SMALL, *few, *flags])
-    assert rows_of(tmp_path / "run")[1]["prefix/length"] == 0
+    first, step = rows_of(tmp_path / "run")
+    assert step["prefix/length"] == 0
+    bank = [json.loads(line) for line in (whole_run / "bank.jsonl").read_text().splitlines()]
+    assert first["num_tokens"] == sum(line["tokens"] for line in bank)  # the questions were screened for it too, but nothing was cut
+
+
+def test_a_refresh_that_finds_no_failure_keeps_the_old_prefixes(whole_run, few, tmp_path, monkeypatch):
+    """All answers are right when it is time to mine anew. The run goes on, and so does one that was stopped after that."""
+    original = failure_prefix.mine
+    monkeypatch.setattr(failure_prefix, "first_failure", lambda group: None)
+    flags = [*SMALL, *few, "--compare", "--refresh-every", "1", "--refresh-samples", "4", "--bank", str(whole_run / "bank.jsonl")]
+    failure_prefix.main([*flags, "--out", str(tmp_path / "straight")])
+    failure_prefix.main([*flags, "--steps", "2", "--out", str(tmp_path / "halves")])
+    failure_prefix.main(["--resume", str(tmp_path / "halves"), "--steps", "3"])
+    straight, halves = rows_of(tmp_path / "straight"), rows_of(tmp_path / "halves")
+    assert failure_prefix.mine is original and straight[-1] == halves[-1]
+    assert all(row["prefix/length"] > 0 for row in straight[1:]) and straight[-1]["prefix/generation"] == 2
+
+
+def test_as_many_questions_as_were_asked_for(whole_run, few, tmp_path, monkeypatch):
+    """A chunk of the search may find more; only the first ones are trained on."""
+    sizes, order = [], failure_prefix.Shuffled
+    monkeypatch.setattr(failure_prefix, "Shuffled", lambda items, seed: sizes.append(len(items)) or order(items, seed))
+    flags = ["--compare", "--questions", "2", "--steps", "1", "--bank", str(whole_run / "bank.jsonl"), "--out", str(tmp_path / "run")]
+    failure_prefix.main([*SMALL, *few, *flags])
+    assert sizes == [2]
 
 
 def test_a_fixed_cut(few, tmp_path):
@@ -205,6 +283,7 @@ def test_one_line_errors(whole_run, few, tmp_path):
         "holds no line": ["--bank", str(tmp_path / "none.jsonl")],
         "no question to train on": ["--saturated-low", "17", "--saturated-high", "17"],
         "holds questions that": ["--bank", str(whole_run / "bank.jsonl"), "--data", few[1]],
+        "is another kind of record": ["--bank", str(whole_run / "metrics.jsonl")],
     }
     for message, flags in cases.items():
         with pytest.raises(SystemExit, match=message):

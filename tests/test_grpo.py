@@ -14,7 +14,7 @@ import torch
 
 import common
 import grpo
-from conftest import ROOT, SMALL, rows_of, start
+from conftest import ROOT, SMALL, Scripted, rows_of, start
 from plumbing import data as problems
 
 
@@ -54,6 +54,25 @@ def test_what_a_run_prints_and_leaves(whole_run):
     assert (folder / "curves.png").stat().st_size > 10_000
     assert sorted(path.name for path in folder.glob("checkpoint*")) == ["checkpoint-000006", "checkpoint-000008"]  # the last two
     common.load_model(str(folder / "checkpoint-000008"))  # an ordinary Hugging Face folder
+
+
+def test_one_step_by_hand(tiny, monkeypatch, tmp_path):
+    """The tiny exact case: two questions, four responses to each; 1+2 is right once of four, 2+2 always."""
+
+    def reply(context, heat):  # 4, 5, 6, 7 tokens, the last cut off with a right box; 4 tokens each
+        return [(0, "3", True), (1, "4", True), (2, "5", True), (4, "3", False)] if "1+2" in context else [(0, "4", True)] * 4
+
+    case = Scripted(grpo, tiny, monkeypatch, tmp_path / "case", [("1+2", "3"), ("2+2", "4")], reply)
+    row = case.step()
+    # 1+2: rewards 1 0 0 0, mean 1/4, standard deviation 1/2 (divisor 3); A = .75 / .5001 = 1.4997 and -.25 / .5001 = -.4999
+    # 2+2: A = 0, not computed, but its 16 tokens are in the divisor
+    one = "<|user|>1+2<|assistant|>"
+    expected = [(one, case.response(0, "3", True), 1.4997), (one, case.response(1, "4", True), -0.4999), (one, case.response(2, "5", True), -0.4999),
+                (one, case.response(4, "3", False), -0.4999)]  # fmt: skip
+    assert sorted(case.trained) == sorted(expected)
+    assert row["loss"] == pytest.approx(-(1.4997 * 4 - 0.4999 * (5 + 6 + 7)) / (22 + 16), abs=1e-5)
+    assert row["reward"] == 5 / 8 and row["frac_reward_zero_std"] == row["frac_all_right"] == 0.5
+    assert row["completions/mean_length"] == 38 / 8 and row["completions/clipped_ratio"] == 1 / 8 and row["num_tokens"] == 8 * 5 + 38
 
 
 def test_a_killed_run_resumes_to_the_last_bit(whole_run, few, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pos_neg_pairing
-from conftest import ROOT, rows_of
+from conftest import ROOT, Scripted, rows_of
 from plumbing import InputError
 from pos_neg_pairing import choose_pair, pair_advantages
 
@@ -116,6 +116,40 @@ def test_bands():
     assert pick(band=1) == ("rare", "mostly") == pick(hard={"rare"}, band=1)
     with pytest.raises(InputError, match="in the band of q\\+"):
         pick(hard={"half"})
+
+
+# ---- the tiny exact case: two questions, four responses to each, all numbers by hand ----
+
+# Advantages of q+ (rewards 1 0 0 0) and of q- (1 1 1 0): right one, wrong ones, right ones, wrong one. per_prompt: .75 / .5, -.25 / .5
+# and mirrored, whatever the weight. role_pooled, weight 2: outcomes 1 0 0 0 and 0 0 0 -2 have mean -1/8 and standard deviation
+# ((1.125^2 + 6 x .125^2 + 1.875^2) / 7)^.5 = .83452, so 1.125, .125 and -1.875 over that.
+BY_HAND = {"per_prompt": (1.5, -0.5, 0.5, -1.5), "role_pooled": (1.3481, 0.1498, 0.1498, -2.2468)}
+
+
+@pytest.mark.parametrize("mode", BY_HAND)
+def test_one_step_by_hand(mode, tiny, monkeypatch, tmp_path):
+    """In the probe 1+2 is right twice of eight, 2+2 six times: q+ and q-, one copy of each in the batch."""
+
+    def reply(context, heat):  # 4, 5, 5, 6 tokens; 4, 4, 4, 6 tokens, the last cut off
+        return ([(0, "3", True), (1, "4", True), (1, "5", True), (2, "6", True)] if "1+2" in context else
+                [(0, "4", True), (0, "4", True), (0, "4", True), (3, "4", False)])  # fmt: skip
+
+    case = Scripted(pos_neg_pairing, tiny, monkeypatch, tmp_path / "case", [("1+2", "3"), ("2+2", "4")], reply)
+    flags = ["--compare", "--probe-samples", "8", "--questions", "0", "--band", "2", "--adv-mode", mode, "--lambda-neg", "2"]
+    row = case.step(*flags)
+    lines = [json.loads(line) for line in (tmp_path / "case/run/chosen.jsonl").read_text().splitlines()]
+    assert [(line["problem"], line["probe"], line["again"]) for line in lines] == [("1+2", 0.25, 0.25), ("2+2", 0.75, 0.75)]
+    hit, miss, safe, slip = BY_HAND[mode]
+    one, two = "<|user|>1+2<|assistant|>", "<|user|>2+2<|assistant|>"
+    expected = [(one, case.response(0, "3", True), hit), (one, case.response(1, "4", True), miss), (one, case.response(1, "5", True), miss),
+                (one, case.response(2, "6", True), miss), *[(two, case.response(0, "4", True), safe)] * 3,
+                (two, case.response(3, "4", False), slip)]  # fmt: skip
+    assert sorted(case.trained) == sorted(expected)
+    loss = -(hit * 4 + miss * (5 + 5 + 6) + safe * (4 + 4 + 4) + slip * 6) / 38
+    assert row["loss"] == pytest.approx(loss, abs=1e-4) and row["reward"] == 0.5
+    assert (row["pair/reward_positive"], row["pair/reward_negative"], row["pair/mixed_positive"]) == (0.25, 0.75, 1)
+    # the probe of both questions and once more of the chosen two, eight each; the step: prompts of 5 tokens and 20 + 18 of responses
+    assert row["num_tokens"] == 2 * (16 * 5 + 2 * 38) + 8 * 5 + 38
 
 
 # ---- whole runs ----

@@ -7,7 +7,7 @@ import torch
 
 import prefix_rl
 from common import Rollout, verify
-from conftest import ROOT, rows_of
+from conftest import ROOT, Scripted, rows_of
 from prefix_rl import find_trace, flops, reinforce_loss, score_joined, training_set
 
 SMALL = ["--steps", "4", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "4", "--eval-samples", "1", "--save-every", "2",
@@ -48,10 +48,10 @@ def test_attempts_are_fresh_and_counted_to_the_cap():
     easy, soon, late, never = find_trace(questions, draw, screen=100, attempts=150)
     assert asked == [(["easy", "soon", "late", "never"], 64, ("screen", 0)), (["soon", "late", "never"], 36, ("screen", 64)),
                      (["late", "never"], 64, ("attempt", 0)), (["late", "never"], 64, ("attempt", 64)), (["never"], 22, ("attempt", 128))]
-    assert easy == {"id": "easy", "screened": 64, "right": 64, "attempts": 0, "tokens": 0}
-    assert soon == {"id": "soon", "screened": 100, "right": 36, "attempts": 0, "tokens": 0}
-    assert late == {"id": "late", "screened": 100, "right": 0, "attempts": 128, "tokens": 128 * 4, "trace": [7, 0]}
-    assert never == {"id": "never", "screened": 100, "right": 0, "attempts": 150, "tokens": 150 * 4}
+    assert easy == {"id": "easy", "screened": 64, "right": 64, "attempts": 0, "screen_tokens": 64 * 4, "tokens": 0}
+    assert soon == {"id": "soon", "screened": 100, "right": 36, "attempts": 0, "screen_tokens": 100 * 4, "tokens": 0}
+    assert late == {"id": "late", "screened": 100, "right": 0, "attempts": 128, "screen_tokens": 100 * 4, "tokens": 128 * 4, "trace": [7, 0]}
+    assert never == {"id": "never", "screened": 100, "right": 0, "attempts": 150, "screen_tokens": 100 * 4, "tokens": 150 * 4}
 
 
 def test_three_openings_to_one_question_the_same_in_every_arm():
@@ -103,6 +103,53 @@ def test_operations_of_a_written_out_step():
     assert flops(1000, tokens, training=False) + flops(1000, tokens, training=True) == 8 * 1000 * 120
 
 
+# ---- the tiny exact case: two questions, four responses to each context, all numbers by hand ----
+
+
+def test_one_step_by_hand(tiny, monkeypatch, tmp_path):
+    """prefix-only, one cut at half of each trace; the answer may stand in prefix + continuation."""
+    replies = {}
+
+    def reply(context, heat):
+        return replies[context]
+
+    case = Scripted(prefix_rl, tiny, monkeypatch, tmp_path / "case", [("1+2", "3"), ("2+2", "4")], reply)
+    box, end = case.ids("\\boxed{3}"), tiny[1].eos_token_id
+    # Cut at 3 of 6 tokens, behind "+ \\boxed{ 3"; and at 4 of 8, behind "+ + + +". A token stands twice at the end to make it six.
+    traces = [[case.plus, *box, end, end], [case.plus] * 4 + [*case.ids("\\boxed{4}"), end]]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps({"id": i, "trace": t, "screen_tokens": 500, "tokens": 70}) + "\n"
+                                                   for i, t in enumerate(traces)))  # fmt: skip
+    one, two = "1+2<|assistant|>+\\boxed{3", "2+2<|assistant|>++++"
+    replies |= {one: None, two: [(0, "4", True), (0, "4", True), (1, "3", True), (2, "4", False)],  # 4, 4, 5, 5 tokens; rewards 1 1 0 0
+                "1+2<|assistant|>": [(0, "5", True)], "2+2<|assistant|>": [(0, "4", True)]}  # fmt: skip
+    close = case.ids("}")
+    original = case.response
+    # behind the open box: "}" and the end closes it on 3 (2 tokens, right); a box of its own overrules it (5, wrong)
+    monkeypatch.setattr(case, "response", lambda filler, b, finished: [*close, end] if b == "close" else original(filler, b, finished))
+    replies[one] = [(0, "close", True), (0, "5", True), (0, "5", True), (0, "5", True)]
+    row = case.step("--compare", "--arm", "prefix-only", "--cuts", "1", "--cut-from", "0.5", "--cut-to", "0.5", "--max-flops", "0",
+                    "--traces", str(tmp_path / "traces.jsonl"))  # fmt: skip
+    # A = r - mean, not divided: 1+2: 3/4 and -1/4 three times; 2+2: 1/2 twice and -1/2 twice
+    first, second = f"<|user|>{one}", f"<|user|>{two}"
+    expected = [(first, [*close, end], 0.75), *[(first, original(0, "5", True), -0.25)] * 3, *[(second, original(0, "4", True), 0.5)] * 2,
+                (second, original(1, "3", True), -0.5), (second, original(2, "4", False), -0.5)]  # fmt: skip
+    assert sorted(case.trained) == sorted(expected)
+
+    def log_probability(prompt, ids):
+        tokens = torch.tensor([case.ids(prompt) + ids])
+        scores = tiny[0](input_ids=tokens).logits[0, :-1].log_softmax(-1).gather(1, tokens[0, 1:, None])[:, 0]
+        return scores[-len(ids) :].sum().item()
+
+    # loss = - sum over the 8 responses of A x sum of its own tokens' log-probabilities / 8
+    loss = -sum(advantage * log_probability(prompt, ids) for prompt, ids, advantage in expected) / 8
+    assert row["loss"] == pytest.approx(loss, abs=1e-4) and row["reward"] == row["prefix/reward_with"] == 3 / 8
+    # tokens: screening and attempts of both questions; four times the contexts of 5 + 3 and 5 + 4; 2 + 4 + 4 + 4 + 4 + 4 + 5 + 5
+    drawn = 4 * (8 + 9) + 32
+    assert row["num_tokens"] == 2 * 570 + drawn
+    weights = sum(weight.numel() for weight in tiny[0].parameters())
+    assert row["flops"] == 2 * weights * 2 * 70 + (2 + 6) * weights * drawn  # the attempts were sampled; the step sampled and trained
+
+
 # ---- whole runs ----
 
 
@@ -112,6 +159,7 @@ def test_what_a_run_leaves(whole_run):
     rows = rows_of(whole_run)
     assert 0 < rows[0]["flops"] < rows[1]["flops"] < rows[2]["flops"]
     assert "eval/unsolved/avg@1" in rows[0]
+    assert rows[0]["num_tokens"] == sum(line["screen_tokens"] + line["tokens"] for line in traces) < rows[1]["num_tokens"]
     assert any("prefix/reward_with" in row for row in rows)
 
 
@@ -128,6 +176,9 @@ def test_arms_from_the_same_traces(whole_run, few, tmp_path, arm):
     first, step = rows_of(tmp_path / "run")
     assert ("prefix/reward_with" in step, "prefix/reward_without" in step) == (arm != "plain", arm == "plain")
     assert (first["flops"] > 0) == (arm != "plain")  # whoever trains from traces has paid for them
+    traces = [json.loads(line) for line in (whole_run / "traces.jsonl").read_text().splitlines()]
+    bought = sum(line["tokens"] for line in traces) if arm != "plain" else 0
+    assert first["num_tokens"] == sum(line["screen_tokens"] for line in traces) + bought  # all have looked for the questions
 
 
 def test_traces_of_another_model_and_the_end_of_the_budget(whole_run, few, tmp_path):
@@ -138,10 +189,27 @@ def test_traces_of_another_model_and_the_end_of_the_budget(whole_run, few, tmp_p
     prefix_rl.main([*SMALL, *few, "--traces", str(given), "--max-flops", "1", "--out", str(tmp_path / "run")])
     rows = rows_of(tmp_path / "run")
     assert [row["step"] for row in rows] == [0, 1] and "eval/unsolved/avg@1" in rows[1] and (tmp_path / "run" / "checkpoint-000001").exists()
+    prefix_rl.main(["--resume", str(tmp_path / "run")])  # the budget stays spent
+    assert rows_of(tmp_path / "run") == rows
+
+
+def test_as_many_questions_as_were_asked_for(whole_run, few, tmp_path, monkeypatch):
+    """A chunk of the search may find more; only the first ones are trained on, behind three prefixes each."""
+    sizes, order = [], prefix_rl.Shuffled
+    monkeypatch.setattr(prefix_rl, "Shuffled", lambda items, seed: sizes.append(len(items)) or order(items, seed))
+    flags = ["--questions", "2", "--steps", "1", "--arm", "prefix-only", "--traces", str(whole_run / "traces.jsonl")]
+    prefix_rl.main([*SMALL, *few, *flags, "--out", str(tmp_path / "run")])
+    assert sizes == [6]
 
 
 def test_one_line_errors(few, tmp_path):
-    cases = {"no unsolved question": ["--max-attempts", "1", "--data", few[1]], "holds no line": ["--traces", str(tmp_path / "none")]}
+    trace = lambda number: json.dumps({"id": number, "trace": [5] * 200}) + "\n"  # noqa: E731
+    for name, text in {"long": trace(0), "other": trace(5000), "kind": '{"step": 0}\n'}.items():
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    cases = {"no unsolved question": ["--max-attempts", "1", "--data", few[1]], "holds no line": ["--traces", str(tmp_path / "none")],
+             "there is no room": ["--traces", str(tmp_path / "long.jsonl"), "--max-tokens", "250", "--arm", "prefix-only"],
+             "holds questions that --data does not": ["--traces", str(tmp_path / "other.jsonl")],
+             "is another kind of record": ["--traces", str(tmp_path / "kind.jsonl")]}  # fmt: skip
     for message, flags in cases.items():
         with pytest.raises(SystemExit, match=message):
             prefix_rl.main([*SMALL, *few, *flags, "--out", str(tmp_path / message.replace(" ", "-"))])

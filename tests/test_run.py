@@ -67,6 +67,24 @@ def test_no_steps_is_an_evaluation(few, few_test, tmp_path, capsys):
     assert "few avg@1" in capsys.readouterr().out and not list((tmp_path / "scores").glob("checkpoint-*"))
 
 
+def test_few_samples_in_between_and_more_before_and_after(few, tmp_path):
+    """Evaluations at steps 0, 1 and 2 of 2; what is compared at the end is the first with the last. Responses of at most 7 tokens."""
+    flags = ["--steps", "2", "--eval-every", "1", "--eval-samples", "1", "--final-eval-samples", "2", "--eval-max-tokens", "7"]
+    grpo.main([*SMALL, *few, *flags, "--out", str(tmp_path / "run")])
+    rows = rows_of(tmp_path / "run")
+    averages = [[name for name in row if re.fullmatch(r"eval/few/avg@\d", name)] for row in rows]
+    assert averages == [["eval/few/avg@2"], ["eval/few/avg@1"], ["eval/few/avg@2"]]
+    assert before_and_after(rows).splitlines()[1].startswith("few avg@2")
+    assert all(row["eval/few/mean_length"] <= 7 for row in rows) and rows[1]["completions/mean_length"] > 7
+
+
+def test_training_questions_get_few_samples_at_every_evaluation(few_test, tmp_path):
+    prefix_rl = importlib.import_module("prefix_rl")
+    flags = ["--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-sets", few_test, "--eval-samples", "1", "--final-eval-samples", "2"]
+    prefix_rl.main([*flags, *FAST["prefix_rl"], "--out", str(tmp_path / "run")])
+    assert all({"eval/few/avg@2", "eval/unsolved/avg@1"} <= set(row) for row in rows_of(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_metrics_that_all_scripts_share(script, few_test, tmp_path):
     """Every script runs through its main(), and logs under the same names what is the same thing."""

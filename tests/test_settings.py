@@ -27,8 +27,8 @@ def test_one_line_errors(finished, tmp_path):
     assert re.search(r"data file missing.jsonl: cannot be read", stopped(grpo.main, "--data", "missing.jsonl", *next(new)))
     assert "--model ./nowhere: neither a folder with a model nor" in stopped(grpo.main, "--model", "./nowhere", *next(new))
     assert "--model nobody/nothing: neither a folder with a model nor" in stopped(grpo.main, "--model", "nobody/nothing", *next(new))
-    long = stopped(grpo.main, "--max-tokens", "314", *next(new))
-    assert re.search(r"tiny/train.jsonl line \d+: the prompt has \d+ tokens.*lower --max-tokens", long)
+    long = stopped(grpo.main, "--max-tokens", "10000", *next(new))
+    assert re.search(r"data tiny/train.jsonl: no problem is left, their prompts have more than the .*lower --max-tokens", long)
     broken = tmp_path / "broken"
     shutil.copytree(ROOT / "tiny/model", broken)
     (broken / "model.safetensors").write_bytes(b"cut off")
@@ -70,3 +70,39 @@ def test_help_lists_the_methods_own_settings_first(script):
     at = [text.index(f"  --{name.replace('_', '-')}") for name in (*module.SETTINGS, *(name for name in MACHINE if name not in module.SETTINGS))]
     assert at == sorted(at)
     assert {"beta", "loss_type", "scale_by_std", "entropy_coef"} <= set(module.SETTINGS)  # none of these is a difference from grpo.py
+
+
+# Questions of the default evaluation sets (AMC 12 of 2024: both contests), and what is drawn to train besides the steps themselves:
+# screening and cuts of the questions that are kept, the least that mining takes.
+SIZES = {"HuggingFaceH4/MATH-500@test": 500, "HuggingFaceH4/aime_2024": 30, "math-ai/aime24@test": 30, "math-ai/aime25@test": 30,
+         "math-ai/amc23@test": 40, "math-ai/minervamath@test": 272, "Hothan/OlympiadBench:OE_TO_maths_en_COMP": 674,
+         "rawsh/2024_AMC12": 50, "MathArena/hmmt_feb_2025": 30}  # fmt: skip
+BESIDES = {"failure_prefix": 1000 * (32 + 9 * 32)}
+OWN_SETS = {"prefix_rl": 1000}  # its unsolved questions, which get --eval-samples at every evaluation
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_evaluation_costs_at_most_a_tenth_of_the_training(script):
+    """In samples, with --model. Of the steps alone but for failure_prefix: twice the 32 x 640 of its code are a quarter of its steps."""
+    args = parse_settings("", importlib.import_module(script).SETTINGS, ["--model", "some/model"])
+    training = args.steps * args.prompts_per_step * args.group_size + BESIDES.get(script, 0)
+    questions = sum(SIZES[name] for name in args.eval_sets)
+    between = (args.steps - 1) // args.eval_every
+    samples = 2 * questions * args.final_eval_samples + between * questions * args.eval_samples
+    samples += (2 + between) * OWN_SETS.get(script, 0) * args.eval_samples
+    assert args.final_eval_samples > 0 and samples <= training / 10, (samples, training)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_tiny_runs_evaluate_alike_at_every_step(script):
+    args = parse_settings("", importlib.import_module(script).SETTINGS, [])
+    assert args.final_eval_samples == args.eval_max_tokens == 0 and args.adam_beta2 == 0.999
+
+
+def test_a_script_may_have_its_own_row_of_a_shared_setting():
+    """Named once in --help, with the script's values; elsewhere the shared ones hold."""
+    failure_prefix = importlib.import_module("failure_prefix")
+    full = parse_settings("", failure_prefix.SETTINGS, ["--model", "some/model"])
+    assert (full.adam_beta2, full.eval_max_tokens) == (0.99, 32000) and len(full.eval_sets) == 5
+    assert parse_settings("", grpo.SETTINGS, ["--model", "some/model"]).adam_beta2 == 0.999
+    assert parse_settings("", failure_prefix.SETTINGS, ["--adam-beta2", "0.95"]).adam_beta2 == 0.95

@@ -5,10 +5,12 @@ import json
 import random
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import pos_neg_pairing
 from common import Rollout
 from conftest import ROOT, rows_of
 from plumbing import InputError
@@ -74,13 +76,19 @@ def test_what_is_logged_of_the_temperatures():
 # ---- failure prefixes ----
 
 
-def test_a_right_answer_to_each_question_is_kept_and_cut():
-    groups = [[Rollout([1], [9, 9, 9, 2], [0.0] * 4, True, reward=1.0)] * 3 + [Rollout([1], [7, 8], [0.0] * 2, True)]]
-    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0}
+def test_a_right_answer_to_each_question_is_kept_and_cut(tiny, monkeypatch):
+    """Up to its box, and the first that is long enough for the failure's longest prefix, here 1 token."""
+    tokenizer = tiny[1]
+    box = tokenizer("\\boxed{3}", add_special_tokens=False).input_ids
+    monkeypatch.setattr(failure_prefix_variants.GIVEN, "run", SimpleNamespace(tokenizer=tokenizer))
+    right = [Rollout([1], [*start, *box, 2], [0.0] * (len(start) + 4), True, reward=1.0) for start in ([], [9, 9, 9], [9] * 5)]
+    groups = [[*right, Rollout([1], [7, 8], [0.0] * 2, True)]]
+    how = {"samples": 4, "low": 3, "high": 3, "cuts": [0.5], "cut_samples": 0, "longest": 9}
     (line,) = failure_prefix_variants.mine([{"id": 0, "prompt_ids": [1], "answer": ""}], lambda some, n: groups if some else [], **how)
-    assert line["failure"] == [7, 8] and line["correct"] == [9, 9, 9, 2]
-    items = [{"id": 0, "prompt_ids": [1, 7], "prefix": 1}]
-    assert failure_prefix_variants.behind_right(items, [line], {0: {"prompt_ids": [1]}}) == [{"id": 0, "prompt_ids": [1, 9], "prefix": 1}]
+    assert line["failure"] == [7, 8] and line["correct"] == [9, 9, 9]
+    items = [{"id": 0, "prompt_ids": [1, 7], "prefix": 1}, {"id": 0, "prompt_ids": [1, 7, 7, 7, 7], "prefix": 4}]
+    behind = failure_prefix_variants.behind_right(items, [line, line], {0: {"prompt_ids": [1]}})
+    assert behind == [{"id": 0, "prompt_ids": [1, 9], "prefix": 1, "rate": None}]  # four tokens of it would be more than there are
 
 
 # ---- pairing ----
@@ -119,6 +127,31 @@ def test_which_questions():
         pick("pair", hard={"half"})
     with pytest.raises(InputError, match="no two questions"):
         pick("variance", history={"half": [0.5]})
+
+
+def test_the_rewards_of_a_coin_are_logged_as_the_coins(tmp_path, few):
+    """reward stays the share of right answers; what is learned from has a name of its own."""
+    flags = ["--coin", "--compare", "--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--questions", "60", "--probe-samples", "8"]
+    command = [sys.executable, "results/pos_neg_variants.py", *flags, *few, "--eval-samples", "1", "--out", str(tmp_path / "run")]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+    row = rows_of(tmp_path / "run")[1]
+    assert row["reward"] == pytest.approx((row["pair/reward_positive"] + row["pair/reward_negative"]) / 2) != row["pair/coin"]
+
+
+def test_what_was_chosen_once_is_never_evaluated_again(monkeypatch):
+    """A new pair at every second step: the evaluation sets lose what is chosen, and a resumed run what was chosen before."""
+    run = SimpleNamespace(eval_sets={"test": [{"problem": name} for name in "abcde"]})
+    pos_neg_pairing.hold_out(run, [{"problem": "a"}, {"problem": "b"}])
+    pos_neg_pairing.hold_out(run, [{"problem": "d"}])
+    assert [p["problem"] for p in run.eval_sets["test"]] == ["c", "e"]
+    done, chosen = [], lambda pool, hard, generation: ([{"problem": f"new {generation}"}], 0)
+    monkeypatch.setattr(pos_neg_variants, "chosen", chosen)
+    monkeypatch.setattr(pos_neg_pairing, "hold_out", lambda run, pair: done.append([p["problem"] for p in pair]))
+    monkeypatch.setattr(pos_neg_variants.Resampling.__mro__[1], "steps", lambda self, **metrics: iter(range(1, 6)))
+    monkeypatch.setattr(pos_neg_variants, "GIVEN", SimpleNamespace(pool=[], hard=[], pair=[None, None]))
+    run = object.__new__(pos_neg_variants.Resampling)
+    run.args = SimpleNamespace(resample_every=2, coin=False)
+    assert list(run.steps()) == [1, 2, 3, 4, 5] and done == [["new 1"], ["new 2"]]
 
 
 # ---- whole runs ----

@@ -5,16 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import common
-import common as samplers
 import grpo
 from common import VLLMSampler, make_sampler, sampling_gap
 from conftest import ROOT, SMALL, rows_of, start
-from plumbing import InputError
+from plumbing import InputError, engine
+from plumbing.optimizer import MasterAdamW
 from test_grpo import children
 from vllm_models import NAMES, compare, contexts, largest_gap, make, perturb
 
@@ -81,11 +83,47 @@ def test_a_cache_that_was_not_reset_is_caught_by_the_guard(pair, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(sampler, "_reset_cache", lambda: None)
         sampler.sync()
-    limit = samplers.GAP_LIMITS[sampler.dtype]
+    limit = common.GAP_LIMITS[sampler.dtype]
     with pytest.raises(InputError, match="prefix cache"):
         sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
     sampler.sync()
     sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
+
+
+def test_a_sync_without_an_update_does_nothing(pair, monkeypatch):
+    model, sampler, prompts = pair
+    sent = []
+    monkeypatch.setattr(sampler, "_reset_cache", lambda: sent.append(1))
+    sampler.sync()
+    assert sent == []
+    optimizer = MasterAdamW(model, 1e-2, 0.0)
+    for weight in model.parameters():
+        weight.grad = torch.randn_like(weight)
+    optimizer.step(1e-2, 1.0)
+    sampler.sync()
+    assert sent == [1]
+    monkeypatch.undo()
+    sampler._reset_cache()
+    assert largest_gap(model, sampler.generate(prompts, 1, 1.0, 16, 1)) < LIMIT
+
+
+def test_pieces_draw_what_one_call_draws(pair, monkeypatch):
+    """Requests have seeds of their own: cut into pieces of 7 the samples are the same, and each piece is handed over before the next is drawn."""
+    model, sampler, prompts = pair
+    whole = sampler.generate(prompts, 3, HEATS * 4, 24, seed=4)
+    monkeypatch.setattr(sampler, "piece", 7)
+    pieces = sampler.generate(prompts, 3, HEATS * 4, 24, seed=4)
+    assert [r.completion_ids for r in pieces] == [r.completion_ids for r in whole]
+    assert largest_gap(model, pieces) < LIMIT
+    sizes = []
+
+    def keep(rollouts, places):
+        sizes.append(len(rollouts))
+        assert [r.completion_ids for r in rollouts] == [whole[place].completion_ids for place in places]
+        return [len(r.completion_ids) for r in rollouts]
+
+    assert sampler.generate(prompts, 3, HEATS * 4, 24, seed=4, keep=keep) == [len(r.completion_ids) for r in whole]
+    assert sizes == [7] * 5 + [1]
 
 
 def test_several_stop_ids(pair, monkeypatch):
@@ -100,7 +138,7 @@ def test_several_stop_ids(pair, monkeypatch):
 def test_no_room_and_no_sleepwalking(pair, monkeypatch):
     model, sampler, prompts = pair
     room = model.config.max_position_embeddings
-    with pytest.raises(InputError, match=f"leaves no room for 7 more in the model's {room}"):
+    with pytest.raises(InputError, match=f"leaves no room for 7 more in the engine's {room}"):
         sampler.generate([[5] * (room - 6)], 1, 1.0, 7, 1)
     assert largest_gap(model, sampler.generate([[5] * (room - 7)], 1, 1.0, 7, 1)) < LIMIT  # and the engine goes on
     monkeypatch.setattr(sampler, "asleep", True)  # sleep() does so on a GPU; generating would then wait for ever
@@ -109,11 +147,61 @@ def test_no_room_and_no_sleepwalking(pair, monkeypatch):
 
 
 def test_versions_outside_the_tested_range(monkeypatch):
-    monkeypatch.setattr(samplers, "TESTED_VLLM", ("0.1", "0.2"))
+    monkeypatch.setattr(engine, "TESTED_VLLM", ("0.1", "0.2"))
     with pytest.raises(InputError, match=r"vLLM 0.32.0\S* is installed.* 0.1 and later, below 0.2.*ALLOW_UNTESTED_VLLM=1"):
-        samplers._import_vllm()
+        engine.import_vllm()
     monkeypatch.setenv("ALLOW_UNTESTED_VLLM", "1")
-    samplers._import_vllm()
+    engine.import_vllm()
+
+
+# ---- a context of 131,072 ----
+
+LONG = {"max_position_embeddings": 131072, "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "num_hidden_layers": 2, "vocab_size": 320, "eos_token_id": 2, "initializer_range": 0.2}
+
+
+def test_a_long_context_starts_and_samples():
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(Qwen2Config(**LONG)).eval()
+    sampler = VLLMSampler(model, SimpleNamespace(eos_token_id=2), rows=64)
+    sampler.sync()
+    assert sampler.room == 8192
+    prompts = contexts(model, 10, 2000, 2500) + contexts(model, 10, 4, 24)  # more than one pass takes
+    assert largest_gap(model, sampler.generate(prompts, 1, 1.0, 16, 1)) < LIMIT
+    sampler.close()
+
+
+def test_what_a_gpu_is_given_takes_the_context_that_fits(monkeypatch):
+    """vLLM's own arguments and fitting: 2 GB hold 35,000 tokens of Qwen2.5-7B's keys and values, of a context of 131,072."""
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
+    from vllm.v1.kv_cache_interface import FullAttentionSpec
+
+    monkeypatch.setattr(engine.torch.cuda, "is_available", lambda: True)
+    config = Qwen2Config(**LONG, architectures=["Qwen2ForCausalLM"])
+    options = engine.engine_options(config, "bfloat16", rows=768, memory=0.4, tensor_parallel=1)
+    monkeypatch.undo()
+    assert options["max_num_batched_tokens"] == 8192  # the pass that measures memory is not as long as the context
+    with engine.engine_environment():
+        found = EngineArgs(**options | {"enable_sleep_mode": False}).create_engine_config()  # which a CPU has not
+    assert found.model_config.original_max_model_len == -1 and found.model_config.max_model_len == 131072
+    assert found.scheduler_config.enable_chunked_prefill and found.scheduler_config.max_num_seqs == 768
+    found.cache_config.kv_cache_layout = "NHD"  # the engine asks its workers
+    spec = FullAttentionSpec(block_size=16, num_kv_heads=4, head_size=128, dtype=torch.bfloat16)
+    get_kv_cache_configs(found, [{f"model.layers.{i}.self_attn.attn": spec for i in range(28)}], [2 * 10**9])
+    assert 34_000 < found.model_config.max_model_len < 35_000  # 57,344 bytes a token
+
+
+def test_a_second_start_finds_what_the_first_compiled(monkeypatch):
+    """vLLM looks its compile cache up by a hash over its settings, the folder of the configuration included."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    def key(**shape):
+        options = engine.engine_options(Qwen2Config(**LONG | shape, architectures=["Qwen2ForCausalLM"]), "bfloat16", 64, 0.4, 1)
+        with engine.engine_environment():
+            return EngineArgs(**options).create_engine_config().compute_hash()
+
+    assert key() == key() != key(hidden_size=256)
 
 
 def test_which_sampler_is_chosen(tiny):
@@ -153,9 +241,9 @@ def test_ctrl_c_with_an_engine(tmp_path, few):  # noqa: F811
 
 @pytest.mark.parametrize("tensor_parallel", ["1", "2"])
 def test_two_ranks_in_step(tensor_parallel):
-    """torchrun, sharded weights, one engine a rank or one engine over both: see tests/vllm_ranks.py."""
+    """torchrun, sharded weights, one engine a rank or one engine over both: see tests/vllm_distributed.py."""
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-               str(ROOT / "tests" / "vllm_ranks.py"), tensor_parallel]
+               str(ROOT / "tests" / "vllm_distributed.py"), tensor_parallel]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300,
                           env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
     assert done.returncode == 0, done.stdout[-4000:]

@@ -1,0 +1,87 @@
+"""--dry-run: what a run would take, computed from its settings, its data and a few stated assumptions."""
+
+from transformers import AutoTokenizer
+
+from common import here_or_in_repository
+from plumbing import InputError
+from plumbing.data import load_problems, set_name
+from plumbing.memory import fit_memory, shape
+
+# Assumptions, all of them estimates: nothing of this was measured on a GPU.
+LENGTH = 0.3  # of --max-tokens, the mean response: 900 of 3,000
+SAMPLED = 15_000  # tokens a second and GPU that an engine samples of a model of 7.62 B parameters
+SAMPLED_MOST = 40_000  # of a small one, where the host is what takes time
+OPERATIONS = 370e12  # a second and GPU, of the update
+HOST_STEP, GPU_STEP = 1.5e-9, 0.1e-9  # seconds a parameter of the optimizer, by where the masters are
+LABEL = 1.07  # GB of 1e9 bytes in one that is printed on a GPU
+
+
+def dry_run(args, script):
+    """Print budgets of GPU, host and disk, samples, tokens and hours. Raises InputError, as the run would."""
+    gpu, gpus = LABEL * args.gpu_memory or None, args.gpus or None
+    config, parameters = shape(args.model)
+    print(f"dry run of {script}: {parameters / 1e9:.2f} B parameters, a context of "
+          f"{config.max_position_embeddings:,}")
+    masters, _ = fit_memory(args, args.out or ".", gpu, gpus)
+    problems, eval_sets = read_data(args, config)
+    count = gpus or 1
+    length = int(LENGTH * args.max_tokens)
+    prompt = sum(len(p["prompt_ids"]) for p in problems) / len(problems)
+    sampled = min(SAMPLED_MOST, SAMPLED * 7.62e9 / parameters) * count
+
+    def hours(responses):
+        return responses * length / sampled / 3600
+
+    step, updates = args.prompts_per_step * args.group_size, getattr(args, "updates_per_batch", 1)
+    draws = min(2, getattr(args, "max_draws", 1))
+    passes = updates * (8 if args.gradient_checkpointing else 6) + 2 * bool(args.beta)
+    update = passes * parameters * step * (prompt + length) / OPERATIONS / count / 3600
+    update += updates * parameters * (HOST_STEP if masters == "cpu" else GPU_STEP / count) / 3600
+    per_evaluation = args.eval_samples * sum(map(len, eval_sets.values()))
+    evaluations = 1 + args.steps // args.eval_every + (args.steps % args.eval_every > 0)
+    rows = [("sampling of a step", args.steps, draws * step, hours(draws * step)),
+            ("update of a step", args.steps, step, update),
+            ("an evaluation", evaluations, per_evaluation, hours(per_evaluation))]
+    for name, responses in once(args, len(problems)).items():
+        rows.append((name, 1, responses, hours(responses)))
+    print(f"\nhours on {count} GPU{'s' * (count > 1)}: estimates, for responses of {length:,} tokens "
+          f"({LENGTH} of --max-tokens),\nall trained on, {sampled:,.0f} sampled tokens and "
+          f"{OPERATIONS * count:.2g} operations a second" + ", two draws a step" * (draws > 1) + "\n")
+    print("| | times | responses | tokens | hours | in all |\n|---|---|---|---|---|---|")
+    for name, times, responses, each in rows:
+        print(f"| {name} | {times:,} | {responses:,} | {responses * length:,} | {each:.3f} | "
+              f"{times * each:.1f} |")
+    print(f"| all | | | | | {sum(times * each for _, times, _, each in rows):.1f} |")
+
+
+def once(args, problems):
+    """Responses that a method draws once, before its first step -> {what: number}, known by its settings."""
+    settings, found = vars(args), {}
+    questions = settings.get("questions") or problems
+    if "probe_samples" in settings:
+        found["probe"] = min(questions, problems) * settings["probe_samples"]
+    if "screen_samples" in settings:
+        found["screening, if every question is of use"] = questions * settings["screen_samples"]
+    if "cut_samples" in settings:
+        found["trying cuts"] = questions * settings["cuts"] * settings["cut_samples"]
+    if "max_attempts" in settings:
+        found["collecting traces, at most"] = questions * settings["max_attempts"]
+    return found
+
+
+def read_data(args, config):
+    """Problems and evaluation sets, read as the run reads them."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(args.model))
+    except Exception as problem:  # the hub client and tokenizers each raise their own kinds
+        raise InputError(f"--model {args.model}: its tokenizer cannot be read "
+                         f"({str(problem).splitlines()[0]})") from None
+    shared = {"instruction": args.instruction, "check_answers": args.reward == "",
+              "longest_prompt": config.max_position_embeddings - args.max_tokens}
+    problems = load_problems(args.data, tokenizer, question_column=args.question_column,
+                             answer_column=args.answer_column, **shared)
+    eval_sets = {set_name(source): load_problems(source, tokenizer, **shared) for source in args.eval_sets}
+    counted = ", ".join(f"{name} {len(some):,}" for name, some in {args.data: problems, **eval_sets}.items())
+    longest = max(len(p["prompt_ids"]) for some in [problems, *eval_sets.values()] for p in some)
+    print(f"problems: {counted}; longest prompt {longest:,} tokens")
+    return problems, eval_sets
