@@ -26,11 +26,10 @@ What changes against grpo.py:
     (3) loss      the shaped ratio for hinted members
     (4) count     questions with no, some and only right answers are counted before any hint
 
-Read were abstracts, the figures of version 1 ("figures" below: prompts, curves) and digests. Not found, and
-ours: duplicates in the list, what to do with an empty or too long one (no hint), the one count of tokens that
-divides both kinds of members, gamma, the clip, the learning rate, and that there is no KL term. Left out:
-methods with solutions from outside. Expect on the tiny model: three times the rescues of plain tries; ahead
-of GRPO in two of ten seeds (docs/lte.md).
+Read were abstracts, version 1's figures ("figures" below) and digests. Not found, and ours: duplicates in the
+list, an empty or too long one (no hint), one count of tokens for both kinds of members, gamma, clip, learning
+rate, no KL term. Left out: methods with solutions from outside. Expect on the tiny model: three times the
+rescues of plain tries; ahead of GRPO in two of ten seeds (docs/lte.md).
 """
 
 import random
@@ -95,7 +94,6 @@ PANELS = {"hint/none_pass": "questions with no right answer", r"eval/[^/]+/pass@
 @dataclass
 class Hinted(Rollout):
     """A response that was sampled from asked_ids, with the hint, as its logps say. prompt_ids: without."""
-
     asked_ids: list = None
 
 
@@ -106,7 +104,11 @@ def wrong_answers(rollouts, texts):
 
 
 def hinted_question(question, answers, cut_off, *, hint, separator, instruction, concise):
-    """(1) What a question is asked again with -> text, or None if there is nothing to hint at."""
+    """(1) What a question is asked again with -> text, or None if there is nothing to hint at.
+
+    >>> hinted_question("1+1?", ["3"], 0, hint=" Not {}.", separator=",", instruction=" Think.", concise="")
+    '1+1? Not 3. Think.'
+    """
     if not answers and not cut_off:
         return None
     listed = hint.replace("{}", separator.join(answers)) if answers else ""
@@ -196,10 +198,9 @@ def hint_metrics(initial, refined, num_rescued, sums):
     tokens = max(1, sums["hint/tokens"])
     return {
         "hint/none_pass": none, "hint/some_pass": len(initial) - none - full, "hint/all_pass": full,
-        "hint/asked": len(num_rescued),
         "hint/zero_std_after": (refined == refined[:, :1]).all(1).float().mean().item(),
         "hint/refine_rate": sum(rescued > 0 for rescued in num_rescued) / max(1, len(num_rescued)),
-        "hint/rescued": sum(num_rescued) / max(1, len(num_rescued)),
+        "hint/rescued": sum(num_rescued) / max(1, len(num_rescued)), "hint/asked": len(num_rescued),
         "hint/log_ratio": sums["hint/log_ratio"] / tokens, "hint/weight": sums["hint/weight"] / tokens}
 
 

@@ -62,8 +62,7 @@ SETTINGS = {
     "cut_to": (0.8, 0.8, "longest prefix; section 5"),
     "max_flops": (0.0, 6e12, "stop when so many operations are spent, 0: never; to compare at equal cost"),
     "data": ("open-r1/DAPO-Math-17k-Processed:en", "tiny/train.jsonl",
-             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; section 5 "
-             "(DAPO's, without its copies; there OMNI-MATH 6 to 8 as well)"),
+             "problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; section 5 (a part)"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                     "text after each question; not found; ours"),
     "steps": (400, 400, "batches of samples to learn from; appendix F.1"),
@@ -75,8 +74,8 @@ SETTINGS = {
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
     "weight_decay": (0.0, 0.0, "AdamW's; not found; ours"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; not found; ours"),
-    "scale_by_std": (False, False, "divide advantages by the group's standard deviation; section 5"),
-    "loss_type": ("sequence-sum", "sequence-sum", "what weighs the same in the mean; section 5", LOSS_TYPES),
+    "scale_by_std": (False, False, "divide advantages by the group's standard deviation; not found; ours"),
+    "loss_type": ("sequence-sum", "sequence-sum", "what weighs the same; not found; ours", LOSS_TYPES),
     "beta": (0.0, 0.0, "weight of the KL term to the starting model; not found; ours"),
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; not found; ours"),
     "eval_every": (50, 10, "steps between evaluations (one comes before step 1 and one at the end)"),
@@ -96,9 +95,8 @@ def find_trace(questions, draw, *, screen, attempts, block=64):
 
     draw(questions, n, purpose): n scored rollouts for each -> list of lists. Both jobs go by blocks and are
     over with the block that has the first right one: of "screened" responses, at most `screen`, "right" were
-    right. A question is unsolved if none was. Such ones also have "attempts" made after that, and "trace",
-    the ids of the first right response, if there was one. "screen_tokens" and "tokens": what screening and
-    attempts took, prompts included.
+    right. Unsolved questions, where none was, also have "attempts" made after that, and "trace", the ids of
+    the first right one. "screen_tokens", "tokens": what screening and attempts took, prompts included.
     """
     start = {"screened": 0, "right": 0, "attempts": 0, "screen_tokens": 0, "tokens": 0}
     lines = [{"id": question["id"], **start} for question in questions]
@@ -163,15 +161,16 @@ def reinforce_loss(per_token_logps, advantages, completion_mask, *, importance_w
 
 
 def flops(parameters, tokens, *, training):
-    """Floating point operations for so many tokens, prompts and prefixes included (appendix F.2)."""
+    """Floating point operations for so many tokens, prompts and prefixes included (appendix F.2).
+
+    >>> flops(10, 100, training=True)
+    6000
+    """
     return (6 if training else 2) * parameters * tokens                                                # (5)
 
 
 def collect(run):
-    """(1) Screen questions and buy traces, or read them -> {id: trace}, tokens of both jobs (also if read).
-
-    Raises InputError if there is no trace.
-    """
+    """(1) Screen questions and buy traces, or read both -> {id: trace}, tokens of each. Raises InputError."""
     args = run.args
 
     def work(part, start):
@@ -187,8 +186,8 @@ def collect(run):
         run.sampler.sync()
         lines = fill_record(record, pool, work, args.questions, lambda line: "trace" in line)
         run.sampler.sleep()
-    found = [line for line in lines if "trace" in line][: args.questions]
-    traces = {line["id"]: line["trace"] for line in found}
+    traces = {line["id"]: line["trace"] for line in lines if "trace" in line}
+    traces = dict(list(traces.items())[: args.questions])
     spent = [sum(line.get(job, 0) for line in lines) for job in ("screen_tokens", "tokens")]
     unsolved = sum(not line.get("right") for line in lines)
     run.say(f"{len(lines)} questions, {unsolved} unsolved, {len(traces)} with a trace; {sum(spent):,} tokens")

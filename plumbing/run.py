@@ -164,6 +164,9 @@ class Run(Folder):
         self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
         context = self.model.config.max_position_embeddings
         self.eval_max_tokens = args.eval_max_tokens or args.max_tokens
+        if self.eval_max_tokens >= context:
+            raise InputError(f"--eval-max-tokens {self.eval_max_tokens}: the model's context has {context} "
+                             "tokens; lower it (0: as --max-tokens)")
         self.longest_prompt = context - args.max_tokens
         columns = {"question_column": args.question_column, "answer_column": args.answer_column}
         self.problems = self.load(args.data, self.longest_prompt, **columns)

@@ -23,7 +23,7 @@ MACHINE = {  # a script whose paper says otherwise has a row of the same name in
     "save_every": (20, 10, "steps between checkpoints"),
     "reward": ("", "", "your own reward, FILE.py:FUNCTION: texts and gold answers in, numbers 0 to 1 out"),
     "report_to": ("none", "none", "tracker that gets the metrics as well", ("none", "tensorboard", "wandb")),
-    "importance_cap": (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; as verl"),
+    "importance_cap": (2.0, 0.0, "weigh tokens by min(p trainer / p sampler, this), 0: do not; as TRL"),
     "max_logp_gap": (
         0.0, 0.0, "stop if sampler and trainer differ by more nats on the mean token, 0: 1e-4 in float32, "
         "0.1 in bfloat16"),

@@ -36,7 +36,8 @@ def test_a_figure_shows_what_a_script_asks_for(tmp_path, monkeypatch):
 
 def test_one_line_a_set_whatever_the_number_of_samples(tmp_path, monkeypatch):
     """avg@32 before and after, avg@2 in between: one line through all three points, with their errors."""
-    rows = [{"step": 0, "eval/test/avg@32": 0.25, "eval/test/avg@32_stderr": 0.01}, {"step": 5, "eval/test/avg@2": 0.5, "eval/test/avg@2_stderr": 0.04},
+    rows = [{"step": 0, "eval/test/avg@32": 0.25, "eval/test/avg@32_stderr": 0.01},
+            {"step": 5, "eval/test/avg@2": 0.5, "eval/test/avg@2_stderr": 0.04},
             {"step": 10, "eval/test/avg@32": 0.75, "eval/test/avg@32_stderr": 0.01}]  # fmt: skip
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     drawn = []

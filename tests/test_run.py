@@ -80,8 +80,8 @@ def test_few_samples_in_between_and_more_before_and_after(few, tmp_path):
 
 def test_training_questions_get_few_samples_at_every_evaluation(few_test, tmp_path):
     prefix_rl = importlib.import_module("prefix_rl")
-    flags = ["--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-sets", few_test, "--eval-samples", "1", "--final-eval-samples", "2"]
-    prefix_rl.main([*flags, *FAST["prefix_rl"], "--out", str(tmp_path / "run")])
+    flags = ["--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-sets", few_test, "--eval-samples", "1"]
+    prefix_rl.main([*flags, "--final-eval-samples", "2", *FAST["prefix_rl"], "--out", str(tmp_path / "run")])
     assert all({"eval/few/avg@2", "eval/unsolved/avg@1"} <= set(row) for row in rows_of(tmp_path / "run"))
 
 

@@ -29,6 +29,7 @@ def test_one_line_errors(finished, tmp_path):
     assert "--model nobody/nothing: neither a folder with a model nor" in stopped(grpo.main, "--model", "nobody/nothing", *next(new))
     long = stopped(grpo.main, "--max-tokens", "10000", *next(new))
     assert re.search(r"data tiny/train.jsonl: no problem is left, their prompts have more than the .*lower --max-tokens", long)
+    assert "--eval-max-tokens 999: the model's context has" in stopped(grpo.main, "--eval-max-tokens", "999", *next(new))
     broken = tmp_path / "broken"
     shutil.copytree(ROOT / "tiny/model", broken)
     (broken / "model.safetensors").write_bytes(b"cut off")

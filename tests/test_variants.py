@@ -73,6 +73,25 @@ def test_what_is_logged_of_the_temperatures():
     assert [metrics[f"temperature/decile_{d}"] for d in (1, 5, 9)] == [1.25, 1.25, 1.25]
 
 
+def test_constant_heat_scored_at_one():
+    scored_at = [erpo_variants.scoring(torch.tensor([1.5]), mode, 1.5).item() for mode in ("score_T1", "score_T0", "is_corrected", "score_T")]
+    assert scored_at == [1, 1.5, 1.5, 1.5]
+
+
+# ---- LTE ----
+
+
+def test_a_placebo_is_another_questions_list(tiny, monkeypatch):
+    """Of two all-wrong questions each gets the other's answers; one alone gets none, not its own."""
+    monkeypatch.setattr(lte_variants, "GIVEN", SimpleNamespace(args=SimpleNamespace(placebo=True)))
+    groups = [[Rollout([1], tiny[1](f"\\boxed{{{answer}}}", add_special_tokens=False).input_ids, [0.0] * 3, True)] for answer in "67"]
+    questions = [{"problem": problem, "answer": "0"} for problem in ("1+1", "2+2")]
+    texts = {"hint": " not {}", "separator": " not ", "instruction": "", "concise": " brief"}
+    prompts = lte_variants.retry_prompts(questions, groups, tiny[1], **texts)
+    assert [tiny[1].decode(ids) for ids in prompts] == ["<|user|>1+1 not 7<|assistant|>", "<|user|>2+2 not 6<|assistant|>"]
+    assert lte_variants.retry_prompts(questions[:1], groups[:1], tiny[1], **texts) == [None]
+
+
 # ---- failure prefixes ----
 
 
