@@ -388,10 +388,11 @@ class _TokenLogps(torch.autograd.Function):
     def tiles(hidden, weight, targets, inverse):
         """Slices of tokens and vocabulary, inputs, logits, each target's column, whether it is there."""
         exact = hidden.dtype == inverse.dtype
-        # bfloat16: all tokens at a time. A weight's gradient is then one product, summed up inside in float32,
-        # and neither rounded on the way, which would bias training, nor a second, float32 copy.
+        # bfloat16: all tokens at a time. A weight's gradient is one product then, which sums up in float32:
+        # no part is rounded before the whole is, which would bias training.
         rows = min(len(hidden), _TokenLogps.ROWS) if exact else len(hidden)
-        columns = max(1024, _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32) // rows)
+        size = _TokenLogps.TILE * (1 if hidden.device.type == "cpu" else 32)
+        columns = max(1 if exact else 1024, size // rows)
         inputs = hidden * inverse[:, None] if exact else hidden  # bfloat16: scales the product
         buffer = hidden.new_empty(rows * columns)  # the same memory for all tiles
         for part in (slice(i, i + rows) for i in range(0, len(hidden), rows)):

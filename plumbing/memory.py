@@ -122,7 +122,8 @@ def fit_gpu(args, config, parameters, total, gpus):
         resident = parts["weights"] + parts["reference model"] + parts["masters and moments"]
         sampling = resident + parts["engine, while sampling"]
         training = resident + parts["gradients"] + parts["activations"] + parts["output head"]
-        if max(sampling, training) <= 0.95 * total:  # the rest is the allocator's and CUDA's own
+        limit = 0.95 if share == shares[-1] else 0.9  # the rest is the allocator's and CUDA's own
+        if max(sampling, training) <= limit * total:
             break
     print(f"GPU memory in GB, computed: {listed(parts)}; masters on the {device}; training holds "
           f"{training:.1f}, sampling {sampling:.1f} of {total:.1f}")

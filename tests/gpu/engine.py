@@ -15,6 +15,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from common import (  # noqa: E402
+    GAP_LIMITS,
     collate,
     completion_logps,
     make_sampler,  # noqa: E402
@@ -61,6 +62,7 @@ def main():
     max_tokens = min(args.max_tokens, model.config.max_position_embeddings - 100)
 
     def sync():
+        sampler.versions = None  # send the weights whether they have changed or not
         began = time.time()
         sampler.sync()
         print(f"  sync {time.time() - began:.2f} s; {held():.1f} GB held")
@@ -72,6 +74,9 @@ def main():
             batch["old_per_token_logps"], _ = completion_logps(model, batch, batch["temperatures"])
         gap = sampling_gap([batch], 0, limit=float("inf"))
         print(f"  parity {what}: " + ", ".join(f"{metric.split('/', 1)[1]} {value:.2g}" for metric, value in gap.items()))
+        mean = gap["sampling/sampling_logp_difference/mean"]
+        if (mean > GAP_LIMITS[sampler.dtype]) != ("far off" in what):
+            raise SystemExit(f"error: {what} the engine is {mean:.2g} nats away from the model on the mean token")
 
     sync()
     parity("after the first sync")
