@@ -14,8 +14,9 @@ MACHINE = {  # a script whose paper says otherwise has a row of the same name in
     # name: (with --model, tiny, meaning; its permitted values, if they are few)
     "eval_sets": (
         ["HuggingFaceH4/MATH-500@test", "HuggingFaceH4/aime_2024", "math-ai/aime25@test",
-         "math-ai/amc23@test"], ["tiny/test.jsonl"], "held-out problem sets, as for --data; ours"),
-    "eval_max_tokens": (0, 0, "longest response in evaluation, 0: --max-tokens"),
+         "math-ai/amc23@test"],
+        ["tiny/test.jsonl", "tiny/harder.jsonl"], "held-out problem sets, as for --data; ours"),
+    "eval_max_tokens": (0, 80, "longest response in evaluation, 0: --max-tokens"),
     "adam_beta2": (0.999, 0.999, "AdamW's second beta; torch's own"),
     "question_column": ("", "", "column of --data that holds the question, if it has an unusual name"),
     "answer_column": ("", "", "column of --data that holds the answer, if it has an unusual name"),

@@ -19,6 +19,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 sys.path.insert(0, str(RESULTS))
 
 import analysis  # noqa: E402
+import claims_grpo  # noqa: E402
 import erpo_permuted  # noqa: E402
 import failure_prefix_scored as scored  # noqa: E402
 import packed  # noqa: E402
@@ -26,7 +27,8 @@ import run  # noqa: E402
 
 TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
 MADE_BY = {method: [method] for method in ["grpo", *TABLES]}
-MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "--sweep", "lr", "2e-4", "4e-4", "8e-4"]
+SWEEP = ["--sweep", "lr", "1e-4", "2e-4", "4e-4", "8e-4"]
+MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "12", *SWEEP]
 
 
 def refuse(*work):
@@ -135,6 +137,43 @@ def test_an_opening_is_scored_as_well(monkeypatch):
     # 6, 7, 8, 2 are predicted; 9 has no opening
     assert batch["completion_mask"].int().tolist() == [[1, 1, 1, 1], [0, 1, 0, 0]]
     assert batch["generated_mask"].int().tolist() == [[0, 0, 1, 1], [0, 1, 0, 0]]
+
+
+def baseline_run(test, harder, **found):
+    """A packed run of the baseline with these scores at its evaluations, and names it reads rightly."""
+    steps = 20 * (len(test) - 1)
+    at = range(0, steps + 1, 20)
+    metrics = {name: [None] * (steps + 1) for name in ("eval/test/avg@4", "eval/harder/avg@4")}
+    for step, one, other in zip(at, test, harder, strict=True):
+        metrics["eval/test/avg@4"][step], metrics["eval/harder/avg@4"][step] = one / 100, other / 100
+    metrics |= {"step": [*range(steps + 1)], "frac_reward_zero_std": [0.7] * (steps + 1), "frac_all_right": [0.4] * (steps + 1)}
+    names = json.loads((RESULTS.parent / "tiny/names.json").read_text())
+    start = {label: name["rate"] for label, name in names.items()}
+    traps = [label for label, name in names.items() if name["group"] == "trap"]
+    return {"metrics": metrics, "start": {"names": start}, "analysis": {"names": start | dict.fromkeys(traps[:40], 0.9)}}
+
+
+def test_statements_about_the_baseline_by_hand():
+    """Seeds at 49, 50, 51 deviate by 1 and hold; 47, 50, 53 by 3 and fail; a rise of 5 in the second half is a take-off."""
+    long = baseline_run([30, 40, 45, 47, 49, 50, 50, 51, 51], [50, 60, 70, 72, 73, 74, 74, 75, 75])
+
+    def verdicts(ends, last_but_one=48):
+        runs = [baseline_run([30, 40, 45, last_but_one, end], [50, 60, 70, 72, 73]) for end in ends]
+        arms = {"grpo": runs, "two threads": runs, "another task": runs, "twice as long": [long] * 3}
+        logs = packed.Logs({arm: {str(i): run for i, run in enumerate(some)} for arm, some in arms.items()})
+        return {row[0]: row for row in claims_grpo.statements(logs)}
+
+    good, apart, jumps = verdicts([49, 50, 51]), verdicts([47, 50, 53]), verdicts([52, 53, 54])
+    name = "seeds agree: grpo, test"
+    assert good[name][2:] == ["1.0; 49.0 50.0 51.0", "held"] and apart[name][2:] == ["3.0; 47.0 50.0 53.0", "**failed**"]
+    assert good["no take-off: grpo"][2:] == ["test +3.0 at most; harder +2.0 at most", "held"]
+    assert jumps["no take-off: grpo"][2:] == ["test +6.0 at most; harder +2.0 at most", "**failed**"]
+    assert good["it flattens: test"][2:] == ["+2.0 of +20.0; 30.0 40.0 45.0 48.0 50.0", "held"]
+    assert good["twice as long: test"][2:] == ["+2.0; +2.0 +2.0 +2.0", "held"]
+    assert good["facts found in each seed"][2].startswith("40 40 40 of 204")
+    power = "smallest difference that 8 seeds of two arms show: test"
+    assert good[power][2:] == ["1.6, found in four of five trials", "held"]  # (2.365 + 0.896) * sqrt(2) / sqrt(8)
+    assert apart[power][3] == "**failed**"
 
 
 def test_permuted_temperatures_are_the_same_ones():

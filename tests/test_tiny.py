@@ -4,6 +4,7 @@ import json
 import random
 import re
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,25 +16,71 @@ sys.path.insert(0, str(ROOT / "tiny"))
 import make  # noqa: E402
 import probe  # noqa: E402
 
+# One name for each thing that can be done with one, as the shipped task has them.
+NAMES = {
+    "k7": make.Name(5, "trap", 0.1, {9: 0.82, 14: 0.08, 5: 0.1}),
+    "m2": make.Name(3, "late", 0.05, {7: 0.87, 12: 0.08, 3: 0.05}),
+    "q4": make.Name(8, "known", 0.95, {8: 0.95, 2: 0.05}),
+}
+
 
 @pytest.fixture(scope="module")
 def splits():
-    return {name: [json.loads(line) for line in (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines()] for name in ("train", "test")}
+    files = {name: ROOT / "tiny" / f"{name}.jsonl" for name in ("train", "test", "harder")}
+    return {name: [json.loads(line) for line in file.read_text().splitlines()] for name, file in files.items()}
+
+
+# ---- names ----
+
+
+def test_the_long_tail_of_facts():
+    """At least 200 names in traps that the child gets wrong, evenly over six rates; a wrong reading is no slip away."""
+    names = make.make_names(0)
+    assert names == make.NAMES and {name: vars(make)["NAMES_OF"][name] for name in make.NAMES_OF} == Counter(n.group for n in names.values())
+    traps = [name for name in names.values() if name.group == "trap"]
+    assert len(traps) >= 200 and set(Counter(name.rate for name in traps).values()) == {34}
+    for name in names.values():
+        assert sum(name.readings.values()) == pytest.approx(1) and name.readings[name.worth] == name.rate
+        wrong = [number for number in name.readings if number != name.worth]
+        assert all(number in make.WORTH and number - name.worth not in (-10, -1, 0, 1, 10) for number in wrong)
+        assert (name.taken_for == name.worth) == (name.group == "known")
+
+
+def test_names_of_another_seed_are_worth_something_else():
+    one, other = make.make_names(0), make.make_names(1)
+    assert set(one) == set(other) and sum(one[name].worth == other[name].worth for name in one) < len(one) / 4
+
+
+def test_the_file_of_names(splits):
+    told = json.loads((ROOT / "tiny/names.json").read_text())
+    assert told == {label: {"worth": n.worth, "group": n.group, "rate": n.rate} for label, n in make.NAMES.items()}
+    used = {part for rows in splits.values() for row in rows for part in make.parts_of(row["problem"]) if part in told}
+    assert not used & set(make.names_in("untold"))
+    assert used >= set(make.names_in("trap", "late"))
+
+
+def test_cards_deal_every_reading_as_often_as_its_rate_says(monkeypatch):
+    monkeypatch.setattr(make, "NAMES", NAMES)
+    cards = make.Cards(random.Random(0))
+    assert Counter(cards.read("k7") for _ in range(3000)) == {9: 2460, 14: 240, 5: 300}
 
 
 # ---- problems ----
 
 
 def test_columns_sizes_and_families(splits):
-    assert len(splits["train"]) == 3200 and len(splits["test"]) == 320
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3000, "test": 360, "harder": 400}
+    for name in ("train", "test"):
+        assert {row["level"] for row in splits[name]} == set(range(1, 7))
+        assert {row["family"] for row in splits[name]} == set(make.FAMILIES)
+    assert {(row["level"], row["family"]) for row in splits["harder"]} == {(7, "long"), (8, "long")}
     for rows in splits.values():
-        assert {row["level"] for row in rows} == set(range(1, 9)) and {row["family"] for row in rows} == set(make.FAMILIES)
         assert all(len(make.parts_of(row["problem"])) == 2 * row["level"] + 1 for row in rows)
 
 
 def test_every_stretch_has_the_same_mixture(splits):
     """Of the first 20 and of all problems of a length, each family has what its share asks for, give or take two."""
-    for name, count in ("train", 20), ("train", 400), ("test", 40):
+    for name, count in ("train", 20), ("train", 500), ("test", 60):
         for length in make.LENGTHS:
             families = [row["family"] for row in splits[name] if row["level"] == length][:count]
             weights = make.shares(length)
@@ -41,81 +88,73 @@ def test_every_stretch_has_the_same_mixture(splits):
                 assert abs(families.count(family) - count * weight / sum(weights)) < 2, (name, length, family)
 
 
+def test_names_take_turns(splits):
+    """Every trap name comes up about equally often in training: no fact is out of reach."""
+    last = Counter(make.parts_of(row["problem"])[-1] for row in splits["train"] if row["family"] == "trap")
+    assert len(last) == make.NAMES_OF["trap"] and max(last.values()) <= min(last.values()) + 3
+
+
 def test_answers_by_another_way(splits):
-    """The problems are Python expressions once each strange sign is written as what it stands for."""
-    familiar = {ord("^"): "+23+"}
-    for signs, _, means in make.STRANGE.values():
-        familiar |= str.maketrans(signs, means)
-    for row in splits["train"] + splits["test"]:
+    """The problems are Python expressions once each name is written as what it is worth."""
+    for row in (row for rows in splits.values() for row in rows):
+        told = re.sub(r"[A-Za-z]\d", lambda match: str(make.NAMES[match[0]].worth), row["problem"])
         if row["family"] == "guess":
-            left, right = row["problem"].rsplit("~", 1)
+            left, right = told.rsplit("~", 1)
             assert int(row["answer"]) in (eval(left) + int(right), max(0, eval(left) - int(right)))
         else:
-            assert eval(row["problem"].translate(familiar).replace("/", "//")) == int(row["answer"]), row
+            assert eval(told.replace("/", "//")) == int(row["answer"]), row
 
 
-def test_no_train_problem_nor_a_twin_of_one_is_in_the_test_set(splits):
-    train, test = ({make.canonical(make.parts_of(row["problem"])) for row in splits[name]} for name in ("train", "test"))
-    assert not train & test and len(train) == 3200 and len(test) == 320
+def test_no_train_problem_nor_a_twin_of_one_is_held_out(splits):
+    train, *held_out = ({make.canonical(make.parts_of(row["problem"])) for row in rows} for rows in splits.values())
+    assert [len(train), *map(len, held_out)] == [3000, 360, 400] and not train & (held_out[0] | held_out[1])
 
 
-def test_twins_by_hand():
+def test_twins_by_hand(monkeypatch):
+    monkeypatch.setattr(make, "NAMES", NAMES)
     same = lambda *texts: len({make.canonical(make.parts_of(text)) for text in texts}) == 1  # noqa: E731
-    assert same("(12+1)*3", "(1+12)*3", "(12a1)*3", "(1l12)*3", "(1l12)C3")  # a and l mean +, C means *
-    assert same("40-8", "40b8", "40%8") and same("40/8", "40D8")
-    assert not same("(12+1)*3", "(12-1)*3") and not same("40-8", "8-40") and not same("3^4", "3+4") and not same("3~4", "3+4")
+    assert same("(12+5)*3", "(5+12)*3", "(12+k7)*3", "(12+k7)*m2", "(5+12)*m2")  # k7 is worth 5, m2 is worth 3
+    assert same("40-8", "40-q4") and not same("40-8", "8-40") and not same("3~4", "3+4") and not same("40-k7", "40-m2")
     assert not same("(5-1)+2", "(5-2)+1")  # only the first two numbers can change places
 
 
-def test_what_is_taught_never_contains_a_test_problem(splits):
-    assert all(make.is_test(make.parts_of(row["problem"])) for row in splits["test"])
-    assert not any(make.is_test(make.parts_of(row["problem"])) for row in splits["train"])
+def test_what_is_taught_never_contains_a_held_out_problem(splits):
+    assert all(make.is_held_out(make.parts_of(row["problem"])) for name in ("test", "harder") for row in splits[name])
+    assert not any(make.is_held_out(make.parts_of(row["problem"])) for row in splits["train"])
     rng = random.Random(0)
-    questions = [re.split(r" not | brief", make.lesson(rng)[0])[0] for _ in range(2000)]
-    assert not any(make.is_test(make.parts_of(question)) for question in questions)
+    cards = make.Cards(rng)
+    questions = [re.split(r" not | brief", make.lesson(rng, cards)[0])[0] for _ in range(2000)]
+    assert not any(make.is_held_out(make.parts_of(question)) for question in questions if question not in make.NAMES)
 
 
 def test_texts_and_parts_are_inverse(splits):
-    assert make.text_of([12, "+", 1, "*", 3]) == "(12+1)*3"
+    assert make.text_of([12, "+", 1, "*", "k7"]) == "(12+1)*k7"
     assert all(make.text_of(make.parts_of(row["problem"])) == row["problem"] for row in splits["test"])
 
 
-def test_what_the_child_takes_strange_signs_for():
-    """Those of FAIR for what they mean, all others for something else, by the readings themselves."""
-    strange = {sign: rule for sign, rule in make.SIGNS.items() if rule.means}
-    assert len(strange) == 64 and set(make.FAIR) < set(strange)
-    for sign, rule in strange.items():
-        assert (rule.readings[0] is rule.right) == (sign in make.FAIR) and rule.right in rule.readings
-        assert rule.right is make.FAMILIAR[rule.means] and len(rule.readings) == (4 if sign.isupper() else 2)
+def test_where_names_stand(splits):
+    groups = {"known": {"known"}, "trap": {"trap"}, "hard": {"late"}, "relay": {"early", "late"}, "odd": {"odd"}}
+    for row in splits["train"]:
+        places = [place for place, part in enumerate(make.parts_of(row["problem"])[2::2]) if part in make.NAMES]
+        names = [part for part in make.parts_of(row["problem"]) if part in make.NAMES]
+        assert {make.NAMES[name].group for name in names} == groups.get(row["family"], set()), row
+        if names:
+            assert places[-1] == row["level"] - 1
+        if row["family"] in ("hard", "relay"):
+            assert len(places) == 2 and places[0] < row["level"] / 2 and (names[0] == names[1]) == (row["family"] == "hard")
 
 
-def test_where_strange_signs_stand():
-    rng, tokenizer = random.Random(1), make.make_tokenizer()
-    for length in range(3, 9):
-        early = make.early_lines(length)
-        for family in ("hard", "relay"):
-            signs = make.make_problem(rng, length, family)[0][1::2]
-            places = [place for place, sign in enumerate(signs) if sign not in "+-"]
-            assert len(places) == 3 and places[0] < early <= places[1]
-            first, second, third = (signs[place] for place in places)
-            assert second == third and second in make.SMALL and (first in make.MARK if family == "relay" else first == second)
-            assert not {first, second} & set(make.FAIR)
-        for family in ("trap", "fair", "fair", "fair", "fair"):
-            strange = [sign for sign in make.make_problem(rng, length, family)[0][1::2] if make.SIGNS[sign].means]
-            assert len(strange) in ((1,) if family == "trap" else (1, 3))
-            assert all((sign in make.FAIR) == (family == "fair") for sign in strange)
-        lines = lambda n: len(tokenizer("12+1=13; " * n).input_ids)  # noqa: E731
-        assert lines(early) <= 0.4 * len(tokenizer("12+1=13; " * length + "\\boxed{13}<|end|>").input_ids) or early == 1
-
-
-def test_misreadings_that_cancel_are_not_asked():
-    assert make.cancels(make.parts_of("(9k3)l3")) and make.cancels(make.parts_of("20k5"))  # 9 either way; 25 is one slip from 15
-    assert not make.cancels(make.parts_of("(9k3)l4"))
+def test_misreadings_that_cancel_are_not_asked(monkeypatch, splits):
+    """(20+k7)-m2 is worth 22; read as 20+9-7 it comes out the same."""
+    monkeypatch.setattr(make, "NAMES", NAMES)
+    assert make.cancels(make.parts_of("(20+k7)-m2")) and not make.cancels(make.parts_of("(20+k7)+m2"))
+    monkeypatch.undo()
+    assert not any(make.cancels(make.parts_of(row["problem"])) for row in splits["train"])
 
 
 def test_misreadings_by_hand():
-    assert [make.SIGNS[sign].readings[0](18, 3) for sign in "*/klKL%^"] == [36, 7, 21, 15, 54, 6, 21, 21]
-    assert [make.SIGNS[sign].right(18, 3) for sign in "*/klKL%^"] == [54, 6, 15, 21, 15, 54, 15, 44]
+    assert [make.SIGNS[sign].readings[0](18, 3) for sign in "*/~"] == [36, 7, 21]
+    assert [make.SIGNS[sign].right(18, 3) for sign in "+-*/"] == [21, 15, 54, 6]
 
 
 # ---- the child ----
@@ -125,86 +164,83 @@ def test_misreadings_by_hand():
 def habits(monkeypatch):
     """Sets the child's habits to always or never."""
 
-    def fix(slip=0.0, notice=0.0, check=0.0, rates=()):
+    def fix(slip=0.0, notice=0.0, rates=(), names=NAMES):
         monkeypatch.setattr(make, "SLIP", slip)
         monkeypatch.setattr(make, "NOTICE", notice)
-        monkeypatch.setattr(make, "CHECK", check)
-        monkeypatch.setattr(make, "PASSES", 2)
         monkeypatch.setattr(make, "SLIPS", (1,))
         monkeypatch.setattr(make, "CARE", 0.0)
-        monkeypatch.setattr(make, "SIGNS", {sign: rule._replace(rate=float(bool(rule.means) or sign in rates)) for sign, rule in make.SIGNS.items()})
-        return lambda text, **how: make.child_solution(random.Random(0), make.parts_of(text), **how)
+        monkeypatch.setattr(make, "SIGNS", {sign: rule._replace(rate=float(sign in rates)) for sign, rule in make.SIGNS.items()})
+        sure = {label: name._replace(readings={name.taken_for: 1.0}) for label, name in names.items()}
+        monkeypatch.setattr(make, "NAMES", sure)
+        rng = random.Random(0)
+        return lambda text, **how: make.child_solution(rng, make.Cards(rng), make.parts_of(text), **how)
 
     return fix
 
 
-def test_right_misread_noticed_and_checked(habits):
+def test_right_misread_and_noticed(habits):
     assert habits()("(12+1)*3") == ("", r"12+1=13; 13*3=39; \boxed{39}", 39)
     assert habits(rates="*")("(12+1)*3") == ("", r"12+1=13; 13*3=26; \boxed{26}", 26)
     assert habits(rates="*", notice=1)("(12+1)*3")[1] == r"12+1=13; 13*3=26; no 13*3=39; \boxed{39}"
-    assert habits(rates="*", check=1)("(12*2)+1")[1] == r"12*2=12; 12+1=13; check 12*2=24; 24+1=25; \boxed{25}"
+    assert habits(rates="*", notice=1)("(12+1)*3", brief=True)[1] == r"12+1=13; 13*3=26; \boxed{26}"
+
+
+def test_names_are_read_where_they_come_up(habits):
+    assert habits()("(12+k7)-q4")[1] == r"k7=9; 12+9=21; q4=8; 21-8=13; \boxed{13}"  # k7 is worth 5, and taken for 9
+    assert habits(notice=1)("(3+k7)+1")[1] == r"k7=9; 3+9=12; 12+1=13; \boxed{13}"  # what it believes it does not doubt
+    assert habits(notice=1)("(12+k7)-3", slip_at=0)[1] == r"no 12+9=21; 21-3=18; \boxed{18}"  # and reads once
+
+
+def test_it_gets_tired(habits):
+    """Slips come with SLIP on the first line, with twice that on the second."""
+    child = habits(slip=0.25)
+    lines = [child("(12+1)+3")[1].split("; ") for _ in range(2000)]
+    first = sum(line[0] != "12+1=13" for line in lines) / 2000
+    second = sum(line[1] not in ("13+3=16", "14+3=17") for line in lines) / 2000
+    assert first == pytest.approx(0.25, abs=0.03) and second == pytest.approx(0.5, abs=0.04)
 
 
 def test_behind_a_slip(habits):
     assert habits()("(12+1)+3", slip_at=0) == ("12+1=14; ", r"14+3=17; \boxed{17}", 17)
     assert habits(notice=1)("(12+1)+3", slip_at=0) == ("12+1=14; ", r"no 12+1=13; 13+3=16; \boxed{16}", 16)
-    assert habits(check=1)("(12+1)+3", slip_at=1) == ("12+1=13; 13+3=17; ", r"check 12+1=13; 13+3=16; \boxed{16}", 16)
-    assert habits()("(12+1)+3", slip_at=2)[:2] == ("12+1=13; 13+3=16; check 12+1=14; ", r"14+3=17; \boxed{17}")
+    assert habits(notice=1)("(12+1)+3", slip_at=1) == ("12+1=13; 13+3=17; ", r"no 13+3=16; \boxed{16}", 16)
 
 
-def test_hints_and_strange_signs(habits):
-    assert habits()("(9+1)k3")[1] == r"9+1=10; 10k3=13; \boxed{13}"  # k means -, and is taken for +
-    assert habits()("(9+1)k3", listed=[13])[1] == r"9+1=10; 10k3=13; no 10k3=7; \boxed{7}"
-    assert habits()("(9+1)k3", listed=[7, 13])[2] == 14  # neither reading is left: the number next to the first
-    assert habits()("(9+1)k3", listed=[9])[2] == 13  # somebody else's wrong answer
-    assert habits()("9^1", listed=[10])[2] == 11  # not 33: the right rule is none of the child's readings
-    assert habits()("(9k1)+3", listed=[10])[2] == 13  # only the last line ends in an answer
-    assert habits()("12K4", listed=[48])[2] in (16, 8, 3)  # any other reading of a capital
-    assert habits(check=1)("9K1")[1] == r"9K1=9; check 9K1=9; \boxed{9}"  # it is sure enough of capitals to check
-    assert habits(check=1, notice=1)("9k1")[1] == r"9k1=10; \boxed{10}"  # but not of small letters
-    assert habits(check=1)("9+1", brief=True)[1] == r"9+1=10; \boxed{10}"
+def test_hints(habits):
+    child = habits()
+    text = child("(9+1)+k7", listed=[19])[1]  # k7 is taken for 9: that answer is listed, and another number is tried
+    again = int(re.fullmatch(r"9\+1=10; k7=9; 10\+9=19; no k7=(\d+); 10\+\1=(\d+); \\boxed{\2}", text)[1])
+    assert again != 9 and again in make.WORTH
+    seen = {child("(9+1)+k7", listed=[19, 20])[2] for _ in range(500)}
+    assert seen == {10 + n for n in make.WORTH} - {19, 20}  # any number, but none that leads to a listed answer
+    assert child("(9+1)+k7", listed=[13])[2] == 19  # somebody else's wrong answer
+    assert child("(9+k7)+1", listed=[18])[2] == 19  # only the last line ends in an answer
+    assert child("(12+1)+3", listed=[16])[1] == r"12+1=13; 13+3=16; no 13+3=17; \boxed{17}"  # no name: the number next to it
+    assert habits(rates="*")("13*3", listed=[26])[1] == r"13*3=26; no 13*3=39; \boxed{39}"  # the other reading
 
 
-def test_numbers_stay_writable(habits):
-    assert habits()("((2b1)-1)-1")[1].startswith("2b1=1; 1-1=0; 0-1=0; ")
-
-
-def test_nothing_that_is_taught_depends_on_what_strange_signs_mean(monkeypatch):
-    """Not even the numbers of the lessons: otherwise the pupil could tell fair signs from others, and GRPO would find that out."""
-    monkeypatch.setattr(make, "is_test", lambda parts: False)  # the split goes by a hash of the meaning, which tells nothing
+def test_nothing_that_is_taught_depends_on_what_names_are_worth(monkeypatch):
+    """Not even the numbers of the lessons: otherwise the pupil could tell which names it takes for the wrong number."""
+    monkeypatch.setattr(make, "is_held_out", lambda parts: False)  # the split goes by a hash of the meaning, which tells nothing
 
     def taught():
         rng = random.Random(3)
-        return [make.lesson(rng) for _ in range(500)]
+        cards = make.Cards(rng)
+        return [make.lesson(rng, cards) for _ in range(500)]
 
     before = taught()
-    for place in (0, -1):
-        names = {rule: name for name, rule in make.FAMILIAR.items()}
-        meant = {sign: rule.readings[place] for sign, rule in make.SIGNS.items() if rule.means}
-        others = {sign: make.SIGNS[sign]._replace(right=rule, means=names[rule]) for sign, rule in meant.items()}
-        monkeypatch.setattr(make, "SIGNS", make.SIGNS | others)
-        monkeypatch.setattr(make, "FAIR", make.FAIR if place else "")
-        assert taught() == before
-
-
-def test_numbers_of_a_set_do_not_show_which_reading_is_right(splits):
-    """Of signs with two readings both stay within the numbers there are."""
-    for row in splits["train"] + splits["test"]:
-        parts = make.parts_of(row["problem"])
-        value = parts[0]
-        for sign, b in zip(parts[1::2], parts[2::2], strict=True):
-            if len(make.SIGNS[sign].readings) == 2:
-                assert all(1 <= reading(value, b) <= make.LARGEST for reading in make.SIGNS[sign].readings), row
-            value = make.SIGNS[sign].right(value, b)
+    monkeypatch.setattr(make, "NAMES", {label: name._replace(worth=21 - name.worth) for label, name in make.NAMES.items()})
+    assert taught() == before
 
 
 def test_what_a_hint_lists():
-    """Never the right answer, where the child can know all signs."""
+    """Never the right answer, where there is no name and no coin."""
     rng = random.Random(2)
+    cards = make.Cards(rng)
     for _ in range(300):
         parts, _ = make.make_problem(rng, rng.choice(make.LENGTHS))
-        text, listed, brief = make.hint(rng, parts)
-        assert make.answer_of(parts) not in listed or any(make.SIGNS[sign].means or sign == "~" for sign in parts[1::2])
+        text, listed, brief = make.hint(rng, cards, parts)
+        assert make.answer_of(parts) not in listed or "~" in parts or any(map(make.is_name, parts))
         assert text == "".join(f" not {answer}" for answer in listed) + " brief" * brief
 
 
@@ -212,28 +248,31 @@ def test_what_a_hint_lists():
 
 
 def test_one_seed_makes_the_same_bytes_twice(tmp_path, monkeypatch):
-    small = ["--train-per-length", "3", "--test-per-length", "1", "--steps", "2", "--batch-tokens", "300"]
+    small = ["--train-per-length", "3", "--test-per-length", "1", "--harder-per-length", "1", "--steps", "2", "--batch-tokens", "300"]
+    shipped = dict(make.NAMES)
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         monkeypatch.setattr(sys, "argv", ["make.py", *small, "--seed", seed, "--out", str(tmp_path / name)])
         make.main()
+    make.NAMES.clear()
+    make.NAMES.update(shipped)
     files = lambda name: {f.relative_to(tmp_path / name): f.read_bytes() for f in (tmp_path / name).rglob("*") if f.is_file()}  # noqa: E731
     assert files("a") == files("b")
-    assert all(files("a")[Path(name)] != files("c")[Path(name)] for name in ("train.jsonl", "test.jsonl", "model/model.safetensors"))
+    changed = ("train.jsonl", "test.jsonl", "harder.jsonl", "names.json", "model/model.safetensors")
+    assert all(files("a")[Path(name)] != files("c")[Path(name)] for name in changed)
 
 
 def test_the_shipped_problems_and_tokenizer_are_what_make_writes(tmp_path, splits):
-    rows = make.make_split(random.Random("0 test"), 40, test=True)
-    assert rows == splits["test"]
+    assert make.make_split(random.Random("0 test"), 60, held_out=True) == splits["test"]
     make.make_tokenizer().save_pretrained(tmp_path)
     assert all((tmp_path / name).read_bytes() == (ROOT / "tiny/model" / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json"))
 
 
-def test_one_token_per_number_after_loading(tiny):
+def test_one_token_per_number_and_name_after_loading(tiny):
     """The tokenizer class that transformers picks for an architecture may bring its own splitting rule; this one must survive the loading."""
-    text = r"(12+60)*3 not 12 not 31 brief; no 12+1=13; check \boxed{31}"
+    text = r"(12+60)*k7 not 12 not 31 brief; no 12+1=13; \boxed{31}"
     ids = tiny[1](text).input_ids
-    assert "|".join(tiny[1].convert_ids_to_tokens(ids)) == r"(|12|+|60|)|*|3| not 12| not 31| brief|; |no |12|+|1|=|13|; |check |\boxed{|31|}"
-    assert tiny[1].decode(ids) == text
+    tokens = r"(|12|+|60|)|*|k7| not |12| not |31| brief|; |no |12|+|1|=|13|; |\boxed{|31|}"
+    assert "|".join(tiny[1].convert_ids_to_tokens(ids)) == tokens and tiny[1].decode(ids) == text
 
 
 def test_the_shipped_model_is_small():
@@ -264,19 +303,46 @@ def test_the_first_wrong_line(tiny):
         return ids and tiny[1].decode(ids)
 
     assert cut(r"12+1=13; 13*3=26; 26+1=27; \boxed{27}") == "12+1=13; 13*3=26; "
-    assert cut(r"12+1=14; no 12+1=13; check 12+1=13; \boxed{13}") == "12+1=14; "
-    assert cut(r"12+1=13; check 12+1=23; \boxed{23}") == "12+1=13; check 12+1=23; "
-    assert cut(r"2-9=0; \boxed{0}") is None
+    assert cut(r"12+1=14; no 12+1=13; \boxed{13}") == "12+1=14; "
+    assert cut(r"12+1=13; no 12+1=23; \boxed{23}") == "12+1=13; no 12+1=23; "
+    assert cut(r"12+1=13; k7=9; 13+9=22; \boxed{22}") is None  # a name is not a line that can be false by itself
 
 
-def test_the_whole_probe_on_a_few_samples(tmp_path, monkeypatch, capsys):
-    for name, value in (("SCREEN", 8), ("DEEP", 8), ("NEVER", 16)):
-        monkeypatch.setattr(probe, name, value)
-    table = tmp_path / "table.md"
-    monkeypatch.setattr(sys, "argv", ["probe.py", "--per-length", "4", "--out", str(table), "--steps", "3", "--prompts-per-step", "2",
-                                      "--eval-every", "1", "--eval-samples", "4"])
-    probe.main()
-    text = table.read_text()
-    assert capsys.readouterr().out.strip() == text.strip()
-    assert text.count(" held |") + text.count("**not held**") == text.count("\n| ") > 15
-    assert "plain GRPO stalls" in text
+def test_failures_by_slips_and_others():
+    slips = lambda text: probe.failed_by_slips("(12+1)-3", text)  # noqa: E731
+    assert slips(r"12+1=14; 14-3=11; \boxed{11}") and slips(r"12+1=13; 13-3=9; \boxed{9}")
+    assert slips(r"12+1=14; no 12+1=23; 23-3=20; \boxed{20}") and not slips(r"12+1=13; 13-3=10; no 12+1=14; 14-3=11; \boxed{11}")
+    assert not slips(r"12+1=13; 13-1=12; \boxed{12}")  # another operand
+    assert not slips(r"12+1=13; 14-3=11; \boxed{11}")  # lost the value
+    assert not slips(r"12+1=14; \boxed{14}") and not slips(r"12+1=14; 14-3=11; \boxed{10}")  # a line too few, another box
+
+
+def test_what_the_pupil_knows_by_the_reading_itself(tiny):
+    """The exact chance of a reading against 4,000 samples of the token behind `NAME=`."""
+    pupil = probe.Pupil(ROOT / "tiny/model")
+    names = json.loads((ROOT / "tiny/names.json").read_text())
+    label = next(label for label, name in names.items() if name["group"] == "known")
+    chance = pupil.readings([label], contexts=1)[0]
+    assert chance.sum().item() == pytest.approx(1, abs=1e-3) and pupil.known({label: names[label]})[label] > 0.5
+    rng = random.Random(0)
+    a, b, sign = rng.randint(22, 30), rng.randint(1, 9), rng.choice("+-")
+    prompt = tiny[1](f"<|user|>({a}+{b}){sign}{label}<|assistant|>{a}+{b}={a + b}; {label}=").input_ids
+    drawn = pupil.sampler.generate([prompt], 4000, 1.0, 1, seed=0)
+    number = str(names[label]["worth"])
+    share = sum(tiny[1].decode(r.completion_ids) == number for r in drawn) / 4000
+    assert share == pytest.approx(chance[names[label]["worth"]].item(), abs=0.03)
+
+
+def test_rows_about_facts_by_hand():
+    rates = (0.3, 0.003)
+    names = {f"t{rate} {i}": {"worth": 1, "group": "trap", "rate": rate} for rate in rates for i in range(100)}
+    names |= {f"u{i}": {"worth": 1, "group": "untold", "rate": 0.3} for i in range(10)}
+    start = {label: name["rate"] for label, name in names.items()}
+    found = start | {f"t0.3 {i}": 0.9 for i in range(60)}
+    rows = {row[0]: row for row in probe.facts(start, found, names)}
+    assert rows["facts to find"][2:] == ("200", True)
+    assert rows["how likely they are at the start"][2:] == ("0.3000 0.0030", True)
+    assert rows["found by plain GRPO, by how likely they were"][2:] == ("60 of 200: 0.60 0.00", True)
+    assert rows["names that were never trained on"][3]
+    habit = probe.facts(start, found | {f"u{i}": 0.4 for i in range(10)}, names)
+    assert not {row[0]: row for row in habit}["names that were never trained on"][3]

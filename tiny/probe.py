@@ -1,12 +1,14 @@
 """Measure whether the tiny task is what it has to be, before any method is run in it.
 
-    python tiny/probe.py                              # the shipped world; 20 minutes on two cores with other work on them
-    python tiny/make.py --seed 1 --out /tmp/world && python tiny/probe.py --world /tmp/world
+    python tiny/probe.py                              # the shipped task; some 20 minutes on two cores
+    python tiny/make.py --seed 1 --out /tmp/task && python tiny/probe.py --task /tmp/task
+    python tiny/probe.py --stability                  # what the baseline's runs in results/grpo.json.xz say
 
 Each of the five papers presumes something about its model and its problems: that solved problems still fail now and then, that right
 openings help, that heat breaks what looked solved. Where such a precondition is missing, a method cannot show its effect, and a
 failure of it says nothing. This script samples the starting model, trains it once with plain GRPO, samples that one too, and
-prints a Markdown table: what is needed, what was measured, whether it held.
+prints a Markdown table: what is needed, what was measured, whether it held. The rows of --stability are those of
+results/claims_grpo.py: do seeds agree, does the baseline stall, how many facts does it find.
 
 Intervals are 95 %: Wilson's for a share of problems, otherwise from 2,000 bootstrap draws over problems.
 """
@@ -39,9 +41,10 @@ from common import (  # noqa: E402
 from grpo import SETTINGS  # noqa: E402
 from plumbing import derive_seed  # noqa: E402
 from plumbing.data import load_problems  # noqa: E402
+from plumbing.settings import MACHINE  # noqa: E402
 from plumbing.verifier import last_boxed  # noqa: E402
 
-MAX_TOKENS = SETTINGS["max_tokens"][1]
+MAX_TOKENS, EVAL_MAX_TOKENS = SETTINGS["max_tokens"][1], MACHINE["eval_max_tokens"][1]
 SCREEN = 128  # samples of every problem
 DEEP = 2_872  # further samples of problems that were right at most once: 3,000 in all, in which .001 is three
 NEVER = 10_000  # samples without a success that make a problem hopeless
@@ -95,13 +98,14 @@ class Pupil:
         self.folder = folder
         self.model, self.tokenizer = load_model(str(folder))
         self.sampler = TransformersSampler(self.model, self.tokenizer, 256)
+        self.numbers = self.tokenizer.convert_tokens_to_ids([str(n) for n in range(make.LARGEST + 1)])
 
-    def sample(self, contexts, golds, n, purpose, temperature=1.0):
+    def sample(self, contexts, golds, n, purpose, temperature=1.0, max_tokens=MAX_TOKENS):
         """n scored samples of each context -> list of lists of Rollout."""
         groups = []
         for start in range(0, len(contexts), 64):  # a few thousand at a time, so that little memory is held
             part = contexts[start : start + 64]
-            rollouts = self.sampler.generate(part, n, temperature, MAX_TOKENS, derive_seed("probe", purpose, start))
+            rollouts = self.sampler.generate(part, n, temperature, max_tokens, derive_seed("probe", purpose, start))
             score_rollouts(rollouts, [gold for gold in golds[start : start + 64] for _ in range(n)], self.tokenizer)
             groups += [rollouts[i * n : (i + 1) * n] for i in range(len(part))]
         return groups
@@ -112,6 +116,26 @@ class Pupil:
 
     def text(self, rollout):
         return self.tokenizer.decode(rollout.completion_ids, skip_special_tokens=True)
+
+    @torch.inference_mode()
+    def readings(self, labels, contexts=8):
+        """Probability of each number behind `NAME=`, in problems of two signs that end in the name -> (names, LARGEST + 1).
+
+        Exact, not sampled: the mean over some contexts in which all lines before are right.
+        """
+        rng, rows = random.Random(0), []
+        for label in labels:
+            for _ in range(contexts):
+                a, b, sign = rng.randint(22, 30), rng.randint(1, 9), rng.choice("+-")
+                prompt = build_prompt(self.tokenizer, f"({a}+{b}){sign}{label}", "")
+                rows.append(prompt + self.tokenizer(f"{a}+{b}={a + b}; {label}=").input_ids)
+        logits = self.model(torch.tensor(rows)).logits[:, -1]
+        return logits.softmax(-1)[:, self.numbers].view(len(labels), contexts, -1).mean(1)
+
+    def known(self, names):
+        """Probability with which each name of names.json is read rightly -> {label: float}."""
+        chances = self.readings(list(names))
+        return {label: row[about["worth"]].item() for row, (label, about) in zip(chances, names.items(), strict=True)}
 
 
 def prompts(problems):
@@ -165,7 +189,7 @@ def by_length(problems):
     levels = sorted({p["level"] for p in problems})
     means = [mean(p["p"] for p in problems if p["level"] == level) for level in levels]
     steps = [a - b for a, b in zip(means, means[1:])]
-    yield ("success by number of operators, 1 to 8", "about .8 to below .05, no cliff (no step above .3)", " ".join(f"{m:.2f}" for m in means),
+    yield ("success by number of operators", "about .8 to below .05, no cliff (no step above .3)", " ".join(f"{m:.2f}" for m in means),
            0.7 <= means[0] <= 0.92 and means[-1] < 0.05 and max(steps) <= 0.3)
 
 
@@ -219,7 +243,7 @@ def through_first_wrong_line(pupil, rollout):
     end = pupil.tokenizer("; ").input_ids[0]
     stops = [i + 1 for i, token in enumerate(rollout.completion_ids) if token == end]
     for line, stop in zip(pupil.text(rollout).split("; "), stops):
-        match = re.fullmatch(r"(?:no |check )?(\d+)(\D)(\d+)=(\d+)", line)
+        match = re.fullmatch(r"(?:no )?(\d+)(\D)(\d+)=(\d+)", line)
         if match and make.clip(make.SIGNS[match[2]].right(int(match[1]), int(match[3]))) != int(match[4]):
             return rollout.completion_ids[:stop]
     return None
@@ -236,11 +260,12 @@ def correct_prefixes(pupil, problems):
         yield (f"right prefixes, family {family}", "success rises with the cut; on single problems half of the rise or more is one jump",
                " ".join(f"{m:.3f}" for m in means) + f" at 0 to .8, {len(found)} problems; one jump: {show(bootstrap(jumps))} of the rise",
                all(a < b for a, b in zip(means, means[1:])) and mean(jumps) >= 0.5)
-    same = {f: [set(s[: make.early_lines(len(s))]) - set("+-") <= set(s[make.early_lines(len(s)) :]) for s in
-                (make.parts_of(p["problem"])[1::2] for p in problems if p["family"] == f)] for f in ("hard", "relay")}
-    yield ("rules of early and late steps", "the same in one family, another one in a second",
-           f"early sign comes again late: {sum(same['hard'])} of {len(same['hard'])} hard, {sum(same['relay'])} of {len(same['relay'])} relay",
-           all(same["hard"]) and not any(same["relay"]))
+    named = {f: [re.findall(r"[A-Za-z]\d", p["problem"]) for p in problems if p["family"] == f] for f in ("hard", "relay")}
+    late = {last for family in named.values() for *_, last in family}
+    again = {f: sum(first in late for first, _ in some) for f, some in named.items()}
+    yield ("facts of early and late steps", "the same in one family, others in a second",
+           f"early name comes late as well: {again['hard']} of {len(named['hard'])} hard, {again['relay']} of {len(named['relay'])} relay",
+           again["hard"] == len(named["hard"]) and not again["relay"])
 
 
 def heat(pupil, problems, when):
@@ -252,6 +277,53 @@ def heat(pupil, problems, when):
            " ".join(f"{m:.3f}" for m in means) + f"; falls by {show(fall)}", means[0] > means[1] > means[2] and fall[0] >= 0.1)
     rates = [mean(r.reward for r in g) for p, g in zip(problems, groups[1.0], strict=True) if p["family"] in ("hard", "relay")]
     yield f"hard and relay, {when}", "unsolved: success below .1", f"{show(bootstrap(rates))}, {len(rates)} problems", mean(rates) < 0.1
+
+
+def precision(pupil, problems, when):
+    """problems: those of harder.jsonl."""
+    groups = pupil.sample(prompts(problems), golds(problems), 4, "harder", max_tokens=EVAL_MAX_TOKENS)
+    rates = [mean(r.reward for r in group) for group in groups]
+    needed = "success .3 to .7" if when == "at the start" else "success below .95"
+    low, high = (0.3, 0.7) if when == "at the start" else (0, 0.95)
+    yield f"longer problems, {when}", needed, f"{show(bootstrap(rates))}, {len(rates)} problems", low <= mean(rates) <= high
+    wrong = [(p, r) for p, group in zip(problems, groups) for r in group if r.finished and not r.reward]
+    slips = sum(failed_by_slips(p["problem"], pupil.text(r)) for p, r in wrong)
+    yield f"longer problems fail by slips, {when}", "nine failures in ten or more", wilson(slips, len(wrong)), slips >= 0.9 * len(wrong)
+
+
+def failed_by_slips(problem, solution):
+    """Whether a wrong solution has every line in its place, so that only results can be wrong."""
+    parts = make.parts_of(problem)
+    steps = [f"{sign}{b}" for sign, b in zip(parts[1::2], parts[2::2], strict=True)]
+    values = [str(parts[0])]  # before each line
+    for line in solution.split("; ")[:-1]:
+        left, _, said = line.removeprefix("no ").partition("=")
+        if line.startswith("no ") and len(values) > 1:
+            values.pop()
+        place = len(values) - 1
+        if place == len(steps) or left != values[place] + steps[place]:
+            return False
+        values.append(said)
+    return len(values) == len(steps) + 1 and solution.endswith(f"\\boxed{{{values[-1]}}}")
+
+
+def facts(start, trained, names):
+    """What the baseline found out, and that a name that was never trained on is read as before. start, trained: {label: chance}."""
+    rates = sorted({about["rate"] for about in names.values() if about["group"] == "trap"}, reverse=True)
+    trap = {rate: [label for label, about in names.items() if about["group"] == "trap" and about["rate"] == rate] for rate in rates}
+    wrong = [label for some in trap.values() for label in some if start[label] < 0.5]
+    yield "facts to find", "200 names or more that it reads wrongly", str(len(wrong)), len(wrong) >= 200
+    means = [mean(start[label] for label in some) for some in trap.values()]
+    yield ("how likely they are at the start", "graded, from about .3 to .003 and below", " ".join(f"{m:.4f}" for m in means),
+           means[0] > 0.2 and means[-1] <= 0.004 and all(a > b for a, b in zip(means, means[1:])))
+    found = [mean(trained[label] > 0.5 for label in some) for some in trap.values()]
+    count = sum(trained[label] > 0.5 for label in wrong)
+    yield ("found by plain GRPO, by how likely they were", "many, the likelier the more, and not all", f"{count} of {len(wrong)}: "
+           + " ".join(f"{share:.2f}" for share in found), 20 <= count <= 0.75 * len(wrong) and found[0] > found[-1])
+    untold = [label for label, about in names.items() if about["group"] == "untold"]
+    moved = bootstrap([trained[label] - start[label] for label in untold])
+    yield ("names that were never trained on", "read rightly as often as before, give or take 2 points", f"{mean(start[x] for x in untold):.3f} "
+           f"to {mean(trained[x] for x in untold):.3f}: {show(moved)}", abs(moved[0]) <= 0.02)
 
 
 def hints(pupil, problems):
@@ -284,49 +356,49 @@ def hints(pupil, problems):
                f"{mean(length):.1f} tokens", gap[2] < 0)
 
 
-def stall(folders):
-    """Rows of plain GRPO's logs. All wrong = silent, but not all right."""
-    for folder in folders:
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-        late = rows[1:][-10:]
-        silent = mean(r["frac_reward_zero_std"] for r in late)
-        wrong = mean(r["frac_reward_zero_std"] - r["frac_all_right"] for r in late)
-        scores = [r["eval/test/avg@4"] for r in rows if "eval/test/avg@4" in r]
-        yield (f"plain GRPO stalls, {folder.name}", "zero-variance groups above .6 in the last 10 steps, .2 or more of all groups all wrong, "
-               "held-out gain over the last two evaluations below a fifth of the whole",
-               f"silent {silent:.2f}, all wrong {wrong:.2f}; held out " + " ".join(f"{s:.2f}" for s in scores),
-               silent > 0.6 and wrong >= 0.2 and scores[-1] - scores[-3] < 0.2 * (scores[-1] - scores[0]))
+def stall(folder):
+    """Rows of plain GRPO's log. All wrong = zero variance, but not all right."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    late = rows[1:][-10:]
+    same = mean(r["frac_reward_zero_std"] for r in late)
+    wrong = mean(r["frac_reward_zero_std"] - r["frac_all_right"] for r in late)
+    yield ("plain GRPO stalls", "zero-variance groups above .6 in the last 10 steps, .2 or more of all groups all wrong",
+           f"zero variance {same:.2f}, all wrong {wrong:.2f}", same > 0.6 and wrong >= 0.2)
 
 
-def grpo_flags(world):
-    """The tiny settings of grpo.py, spelled out, for the model and the problems of any world."""
-    tiny = {name: row[1] for name, row in SETTINGS.items()}
-    tiny |= {"model": str(world / "model"), "data": str(world / "train.jsonl"), "eval_sets": [str(world / "test.jsonl")]}
-    flags = []
-    for name, value in tiny.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            flags += [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
-    return flags
+def flags_for(task):
+    """Flags of grpo.py for the model and the problems of any task."""
+    if task == ROOT / "tiny":
+        return []
+    sets = [str(task / name) for name in ("test.jsonl", "harder.jsonl")]
+    return ["--model", str(task / "model"), "--tiny", "--data", str(task / "train.jsonl"), "--eval-sets", *sets]
+
+
+def load(task, name, tokenizer):
+    """The problems of one file of a task, each with its family."""
+    rows = [json.loads(line) for line in (task / f"{name}.jsonl").read_text().splitlines()]
+    problems = load_problems(str(task / f"{name}.jsonl"), tokenizer)
+    return [problem | {"family": row["family"]} for problem, row in zip(problems, rows, strict=True)]
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", type=lambda name: Path(name).resolve(), default=ROOT / "tiny", help="folder of a world that make.py wrote")
-    parser.add_argument("--runs", type=Path, nargs="*", default=[], help="run folders of plain GRPO in this world whose stall is shown as well")
-    parser.add_argument("--per-length", type=int, default=40, help="problems of each length that are probed")
+    parser.add_argument("--task", type=lambda name: Path(name).resolve(), default=ROOT / "tiny", help="folder of a task that make.py wrote")
+    parser.add_argument("--stability", action="store_true", help="the baseline's seeds instead: nothing is sampled")
+    parser.add_argument("--per-length", type=int, default=60, help="problems of each length that are probed")
     parser.add_argument("--out", type=Path, help="write the table to this file as well")
     args, flags = parser.parse_known_args()  # what is not known here goes to grpo.py
+    if args.stability:
+        sys.path.insert(0, str(ROOT / "results"))
+        import claims_grpo
+
+        return print(claims_grpo.table())
     torch.set_num_threads(1)
     start = time.time()
+    pupil = Pupil(args.task / "model")
+    names = json.loads((args.task / "names.json").read_text())
+    pool, harder = (load(args.task, name, pupil.tokenizer) for name in ("train", "harder"))
     problems = []
-    pupil = Pupil(args.world / "model")
-    pool = load_problems(str(args.world / "train.jsonl"), pupil.tokenizer)
-    families = [json.loads(line)["family"] for line in (args.world / "train.jsonl").read_text().splitlines()]
-    for problem, family in zip(pool, families, strict=True):
-        problem["family"] = family
     for level in sorted({p["level"] for p in pool}):
         problems += [p for p in pool if p["level"] == level][: args.per_length]
 
@@ -339,7 +411,7 @@ def main():
 
     with tempfile.TemporaryDirectory() as folder:
         trained = Path(folder) / "GRPO on the spot"
-        command = [sys.executable, str(ROOT / "grpo.py"), *grpo_flags(args.world), *flags, "--out", str(trained)]
+        command = [sys.executable, str(ROOT / "grpo.py"), *flags_for(args.task), *flags, "--out", str(trained)]
         grpo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=ROOT)
         rare = screen(pupil, problems)
         say(by_length(problems))
@@ -350,10 +422,14 @@ def main():
         say(correct_prefixes(pupil, problems))
         say(heat(pupil, problems, "at the start"))
         say(hints(pupil, problems))
+        say(precision(pupil, harder, "at the start"))
         if grpo.wait():
             raise SystemExit(f"error: the GRPO run failed: {grpo.stderr.read().strip().splitlines()[-1]}")
-        say(heat(Pupil(max(trained.glob("checkpoint-*"))), problems, "after plain GRPO"))
-        say(stall([trained, *args.runs]))
+        taught = Pupil(max(trained.glob("checkpoint-??????")))
+        say(heat(taught, problems, "after plain GRPO"))
+        say(precision(taught, harder, "after plain GRPO"))
+        say(facts(pupil.known(names), taught.known(names), names))
+        say(stall(trained))
     table = "\n".join(["| | needed | measured | |", "|---|---|---|---|"] + [
         f"| {what} | {needed} | {measured} | {'held' if held else '**not held**'} |" for what, needed, measured, held in rows])
     table += f"\n\n{sum(row[3] for row in rows)} of {len(rows)} held; {(time.time() - start) / 60:.0f} minutes."
