@@ -40,7 +40,7 @@ def test_the_long_tail_of_facts():
     traps = [name for name in names.values() if name.group == "trap"]
     assert len(traps) >= 200 and set(Counter(name.rate for name in traps).values()) == {34}
     for name in names.values():
-        assert sum(name.readings.values()) == pytest.approx(1) and name.readings[name.worth] == name.rate
+        assert sum(name.readings.values()) == pytest.approx(1) and name.readings[name.worth] == pytest.approx(name.rate)
         wrong = [number for number in name.readings if number != name.worth]
         assert all(number in make.WORTH and number - name.worth not in (-10, -1, 0, 1, 10) for number in wrong)
         assert (name.taken_for == name.worth) == (name.group == "known")
