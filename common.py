@@ -44,26 +44,46 @@ def here_or_in_repository(path):
     return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 
 
-def load_model(path, dtype="float32", gradient_checkpointing=False):
+def load_model(path, dtype="float32", gradient_checkpointing=False, trust_remote_code=False):
     """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer).
 
     dtype: of the weights. gradient_checkpointing: in train() mode, keep only what enters each layer and
-    compute the rest again. Raises InputError.
+    compute the rest again. trust_remote_code: run code that comes with it. Raises InputError.
     """
+    place, trust = here_or_in_repository(path), {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
-        model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(place, **trust)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place, dtype=getattr(torch, dtype), output_loading_info=True, **trust)
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give "
-                         f"({str(problem).splitlines()[0]})") from None
+                         f"({(str(problem) or repr(problem)).splitlines()[0]})") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    check_model(path, model, tokenizer, report)
     model.compute_dtype = model.dtype
     if distributed.WORLD_SIZE > 1:
         distributed.shard(model, model.dtype, _score)
     return model, tokenizer
+
+
+def check_model(path, model, tokenizer, report):
+    """Raises InputError for a model that loads, but is not the one that was meant.
+
+    report: which tensors were missing in its files (they are random now), left over, or of another size.
+    """
+    names = [name for kind in report.values() for name in kind]
+    infinite = [name for name, weight in model.named_parameters() if not weight.isfinite().all()]
+    known = model.get_input_embeddings().num_embeddings
+    problem = (
+        names and f"{len(names)} tensors are not those that its config.json asks for, as {names[0]}"
+        or infinite and f"{len(infinite)} tensors hold numbers that are not finite, as {infinite[0]}"
+        or len(tokenizer) > known and f"its tokenizer has {len(tokenizer)} tokens, the model knows {known}"
+        or not stop_ids(model, tokenizer) and "no token ends a response: name an eos_token in its tokenizer")
+    if problem:
+        raise InputError(f"--model {path}: {problem}")
 
 
 # ---- sampling: token ids in and out, never text ------------------------------------------------------------
@@ -167,7 +187,7 @@ class TransformersSampler:
         alive = torch.arange(len(contexts), device=device)  # which row each line of the shrinking batch is
         for t in range(max_tokens):
             scaled = (logits / torch.where(heat > 0, heat, 1.0)).log_softmax(-1)
-            token = torch.multinomial(scaled.exp(), 1, generator=generator)
+            token = torch.multinomial(scaled.exp().nan_to_num(1.0), 1, generator=generator)  # NaN: see below
             token = torch.where(heat > 0, token, scaled.argmax(-1, keepdim=True))
             tokens[alive, t], logps[alive, t] = token[:, 0], scaled.gather(1, token)[:, 0]
             ended = torch.isin(token[:, 0], self.stop) & ~finished[alive]
@@ -181,6 +201,9 @@ class TransformersSampler:
                 alive, heat, mask, token = alive[keep], heat[keep], mask[keep], token[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
+        if not logps.isfinite().all():
+            raise InputError("the model's probabilities are not finite numbers: its weights have gone too "
+                             "far; lower --lr")
         columns = [column.tolist() for column in (tokens, logps, lengths, finished)]
         return [Rollout(context, ids[:size], values[:size], ended, temperature)
                 for context, temperature, ids, values, size, ended in zip(contexts, temperatures, *columns)]

@@ -180,6 +180,11 @@ def full_tensors(state):
     return [full_tensors(part) for part in state] if isinstance(state, list) else state
 
 
+def own_part(tensor):
+    """This rank's part of a sharded tensor; another tensor is its own."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def shard_like(tensor, like):
     """This rank's shard of a whole tensor, laid out as `like`; the tensor itself if that is no shard."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:

@@ -37,8 +37,8 @@ def test_one_line_errors(finished, tmp_path):
     assert "that run had --model tiny/model, not other" in stopped(grpo.main, "--resume", folder, "--model", "other")
     assert "that run had --lr 0.0008, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
     assert f"continue the run in it with --resume {folder}" in stopped(grpo.main, "--out", folder)
-    assert "--group-size 0: must be above 0" in stopped(grpo.main, "--group-size", "0")
-    assert "--lr -1.0: must be 0 or more" in stopped(grpo.main, "--lr", "-1")
+    assert "--group-size 0: must be at least 2" in stopped(grpo.main, "--group-size", "0")
+    assert "--lr -1.0: must be at least 0 and at most 1" in stopped(grpo.main, "--lr", "-1")
     assert "cannot write there" in stopped(grpo.main, "--out", "/proc/nothing/run")
 
 
