@@ -150,17 +150,17 @@ def write(checkpoint, model, weights, tokenizer, state):
                          f"continue with --resume {folder}") from None
 
 
-_LOCKS = []  # open files: a process's lock ends when it closes any that it has of the same name
-
-
 def lock(folder):
-    """Keep other processes out of a run folder as long as this one lives. Raises InputError, OSError."""
-    if not distributed.is_main():
-        return
+    """Keep other processes out of a run folder -> the file whose close() lets them in, or None.
+
+    A dead process keeps nobody out. Raises InputError, OSError.
+    """
     try:
         import fcntl  # not on Windows
     except ImportError:
-        return
+        return None
+    if not distributed.is_main():
+        return None
     file = open(folder / ".lock", "a")  # noqa: SIM115
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -169,4 +169,4 @@ def lock(folder):
                          "wait until it is done") from None
     except OSError:
         pass  # a file system without locks
-    _LOCKS.append(file)
+    return file

@@ -63,7 +63,7 @@ class Folder:
         try:
             new = "" if args.resume or not distributed.is_main() else str(self.new_folder())
             self.out = Path(args.resume or distributed.all_gather(new)[0])
-            lock(self.out)
+            self.lock = lock(self.out)
         except OSError as problem:
             raise InputError(f"--out {args.resume or args.out}: cannot write there ({problem})") from None
         atexit.register(self.tidy)
@@ -161,6 +161,8 @@ class Folder:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         draw_curves(self.out)
         self.tracker.close()
+        if self.lock:
+            self.lock.close()
         print(before_and_after(self.rows))
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
 
