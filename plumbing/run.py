@@ -118,6 +118,8 @@ class Folder:
 
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the way that ends engine and verifier."""
+        for other in (signal.SIGINT, signal.SIGTERM):  # a second one would disturb the way out
+            signal.signal(other, signal.SIG_IGN)
         if not distributed.is_main():
             raise SystemExit(1)
         name, whole = signal.Signals(signal_number).name, self.out
@@ -158,13 +160,14 @@ class Folder:
 
     def finish(self):
         """Draw the curves and print what the run did to each evaluation set."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         draw_curves(self.out)
         self.tracker.close()
         if self.lock:
             self.lock.close()
         print(before_and_after(self.rows))
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Run(Folder):

@@ -65,7 +65,8 @@ def exact_match(gold, answer):
 # ---- what kind of text an answer is ------------------------------------------------------------------------
 
 NEGATION = re.compile(r"\\(?:ne|neq|neg|lnot|not|notin|nexists)(?![A-Za-z])|[≠¬]")
-DOES = re.compile(r"[-+*/^_!|'<>]|\\(?:to|sum|prod|int|lim|log|ln|sin|cos|tan|times|cdot|sqrt|frac)(?![A-Za-z])")
+DOES = re.compile(
+    r"[-+*/^_!|'<>]|\\(?:to|sum|prod|int|lim|log|ln|sin|cos|tan|times|cdot|sqrt|frac)(?![A-Za-z])")
 NAME = re.compile(  # of a quantity
     r"(?<![A-Za-z\\])[A-Za-z]|\\(?:text|mathrm|mathbf|angle|triangle|gcd|lcm|max|min|det|deg|dim|Pr|alpha|beta"
     r"|gamma|delta|epsilon|theta|lambda|mu|phi|rho|sigma|omega|Delta|Omega|therefore)(?![A-Za-z])")
