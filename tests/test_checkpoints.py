@@ -93,7 +93,13 @@ def test_data_that_was_edited_in_between_is_refused(few_test, tmp_path):
 
 
 def test_one_process_at_a_time(copy):
-    code = f"import sys, time; from plumbing.checkpoints import lock; held = lock(__import__('pathlib').Path({str(copy)!r})); print('locked', flush=True); time.sleep(60)"
+    code = f"""
+import pathlib, time
+from plumbing.checkpoints import lock
+held = lock(pathlib.Path({str(copy)!r}))
+print("locked", flush=True)
+time.sleep(600)
+"""
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "locked\n"
         assert "another process is at work in it" in stopped(grpo.main, "--resume", str(copy))
