@@ -128,9 +128,10 @@ for own, weight in zip(run.optimizer.masters, sharded.masters, strict=True):
 run.model.load_state_dict(model.state_dict())
 run.optimizer.adam.load_state_dict(sharded.adam.state_dict())
 run.log(0, {"loss": 1.0})
+run.log(1, {"loss": 1.0})
 run.save(1)
 if distributed.is_main():
-    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 1
+    assert len((folder / "run" / "metrics.jsonl").read_text().splitlines()) == 2
 again = Run(parse_settings("", SETTINGS, ["--resume", str(folder / "run")]), __file__)
 again.restore()
 assert again.done == 1
