@@ -68,11 +68,11 @@ NEGATION = re.compile(r"\\(?:ne|neq|neg|lnot|not|notin|nexists)(?![A-Za-z])|[≠
 DOES = re.compile(
     r"[-+*/^_!|'<>]|\\(?:to|sum|prod|int|lim|log|ln|sin|cos|tan|times|cdot|sqrt|frac)(?![A-Za-z])")
 NAME = re.compile(  # of a quantity
-    r"(?<![A-Za-z\\])[A-Za-z]|\\(?:text|mathrm|mathbf|angle|triangle|gcd|lcm|max|min|det|deg|dim|Pr|alpha|beta"
-    r"|gamma|delta|epsilon|theta|lambda|mu|phi|rho|sigma|omega|Delta|Omega|therefore)(?![A-Za-z])")
+    r"(?<![A-Za-z\\])[A-Za-z]|\\(?:text|mathrm|mathbf|angle|triangle|gcd|lcm|max|min|det|deg|dim|Pr|alpha"
+    r"|beta|gamma|delta|epsilon|theta|lambda|mu|phi|rho|sigma|omega|Delta|Omega|therefore)(?![A-Za-z])")
 RELATION = re.compile(
-    r"\\(?:ldots|dots|cdots|l|g|le|ge|leq|geq|lt|gt|ll|gg|in|ni|mid|pm|mp|lor|land|subset|cup|cap|forall|exists"
-    r"|equiv|cong)(?![A-Za-z])|[<>≤≥∈±;]")
+    r"\\(?:ldots|dots|cdots|l|g|le|ge|leq|geq|lt|gt|ll|gg|in|ni|mid|pm|mp|lor|land|subset|cup|cap|forall"
+    r"|exists|equiv|cong)(?![A-Za-z])|[<>≤≥∈±;]")
 QUALIFIED = re.compile(  # words that make another number of a number, or more than one, or none
     r"\b(?:not?|or|nor|and|except|than|more|less|least|most|over|under|about|approx\w*|around|nearly|almost"
     r"|roughly|between|maybe|hundred|thousand|million|billion|trillion|dozen|score|plus|minus|mod|wrong|false"
@@ -264,8 +264,8 @@ def tidy(text):
     text = re.sub(r"\\(?:text|mathrm|mbox|textbf)\s*\{\s*(\d[\d.,]*)(\s[^{}\d]+)\}", r"\1\\text{\2}", text)
     for _ in range(3):
         text = re.sub(
-            r"\\(?:boxed|fbox|mathbf|boldsymbol|bm|textbf|mathrm|text|mbox|underline)\s*\{\s*([-+.,\d\s]*\d[.\d]*)"
-            r"\s*\}", r"\1", text, flags=re.ASCII)
+            r"\\(?:boxed|fbox|mathbf|boldsymbol|bm|textbf|mathrm|text|mbox|underline)\s*\{"
+            r"\s*([-+.,\d\s]*\d[.\d]*)\s*\}", r"\1", text, flags=re.ASCII)
         text = re.sub(r"^\s*(?:\\boxed|\\fbox|\\mathbf|\\boldsymbol)\s*\{(.*)\}\s*$", r"\1", text)
     text = re.sub(r"^\s*\\\{\s*([^,{}]*)\s*\\\}\s*$", r"\1", text)  # a set of one
     text = re.sub(r"(?<=\d)_(?:10|\{10\})\s*$", "", text)  # base ten

@@ -49,7 +49,8 @@ def run_folder_cases(script):
     """(name, what is done to a finished run's folder, whether the run still goes on)."""
     cases = []
     for file, how in itertools.product(
-        ("config.json", "model.safetensors", "trainer_state.pt", "optimizer-000.pt", "tokenizer.json", "tokenizer_config.json", "checksums.json"), SPOIL):
+        ("config.json", "model.safetensors", "trainer_state.pt", "optimizer-000.pt", "tokenizer.json", "tokenizer_config.json",
+         "checksums.json"), SPOIL):  # fmt: skip
         cases.append((f"newest {file} {how}", lambda out, file=file, how=how: spoil(checkpoints(out)[-1] / file, how), True))
     for how in SPOIL:
         cases.append((f"both trainer_state.pt {how}", lambda out, how=how: [spoil(c / "trainer_state.pt", how) for c in checkpoints(out)], False))
