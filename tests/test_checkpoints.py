@@ -21,7 +21,12 @@ def finished(few, tmp_path_factory):
     grpo.main([*SMALL, *few, "--steps", "4", "--out", str(folder)])
     shutil.copytree(folder, folder.with_name("longer"))
     grpo.main(["--resume", str(folder.with_name("longer")), "--steps", "6"])
-    return folder, rows_of(folder.with_name("longer"))
+    return folder, trained(folder.with_name("longer"))
+
+
+def trained(folder):
+    """The rows without evaluations: the last step of a run has one, and is not the last when it is made again in a longer one."""
+    return [{name: value for name, value in row.items() if not name.startswith("eval/")} for row in rows_of(folder)]
 
 
 @pytest.fixture
@@ -39,7 +44,7 @@ def test_from_a_damaged_checkpoint_one_goes_to_the_one_before(finished, copy, na
     cut(newest / name)
     assert damage(newest) and not damage(checkpoints(copy)[0])
     grpo.main(["--resume", str(copy), "--steps", "6"])
-    assert "checkpoint-000004 is damaged" in capsys.readouterr().out and rows_of(copy) == finished[1]
+    assert "checkpoint-000004 is damaged" in capsys.readouterr().out and trained(copy) == finished[1]
     assert [path.name for path in checkpoints(copy)] == ["checkpoint-000004", "checkpoint-000006"] and not any(map(damage, checkpoints(copy)))
 
 
@@ -55,7 +60,7 @@ def test_without_a_whole_checkpoint_nothing_is_begun_anew(copy):
 def test_what_is_no_checkpoint_is_none(finished, copy):
     shutil.copytree(checkpoints(copy)[0], copy / "checkpoint-backup")
     grpo.main(["--resume", str(copy), "--steps", "6"])
-    assert rows_of(copy) == finished[1]
+    assert trained(copy) == finished[1]
 
 
 @pytest.mark.parametrize("change", [lambda rows: rows[1:], lambda rows: [rows[0], *rows], lambda rows: [b"{\n", *rows], lambda rows: []])

@@ -114,6 +114,11 @@ def reseal(checkpoint, state, name):
     seal(checkpoint)
 
 
+def trained(out):
+    """Rows without evaluations: a last step has one, and is not the last when it is made again in a longer run."""
+    return [{name: value for name, value in row.items() if not name.startswith("eval/")} for row in rows(out)[""]]
+
+
 def run_folders(reference, scale=1.0, script="grpo"):
     """Resume after each damage. Sound: it goes on to the same metrics and says what it left out, or refuses in one line."""
     _, _, finished = reference[script]
@@ -122,7 +127,7 @@ def run_folders(reference, scale=1.0, script="grpo"):
     if not whole.exists():
         shutil.copytree(finished, whole)
         run(script, ["--resume", str(whole), *longer])
-    expected = rows(whole)
+    expected = trained(whole)
     cases = sample(run_folder_cases(script), scale)
     for i, (name, work, goes_on) in enumerate(cases):
         out = reference.folder / f"damaged-{i}"
@@ -130,7 +135,7 @@ def run_folders(reference, scale=1.0, script="grpo"):
         work(out)
         status, last, traceback = run(script, ["--resume", str(out), *longer])
         if goes_on:
-            sound = status == 0 and rows(out) == expected and unsound(out) in ([], [f"{out}/checkpoint-000009.partial is left"])
+            sound = status == 0 and trained(out) == expected and unsound(out) in ([], [f"{out}/checkpoint-000009.partial is left"])
         else:
             sound = status == 1 and says(last)
         if not sound or traceback or (out / "exploded").exists():
