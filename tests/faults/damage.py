@@ -74,7 +74,8 @@ def run_folder_cases(script):
             out / "args.json", settings=read(out / "args.json")["settings"] | {name: value}), False)
           for name, value in (("lr", "much"), ("lr", None), ("lr", -1.0), ("seed", [1]), ("eval_sets", "text"), ("steps", 1e99),
                               ("instruction", 5), ("unknown", 1), ("group_size", True), ("dtype", "float8"), ("model", 3))),
-        ("data has changed", lambda out: edit(out / "args.json", data={"tiny/train.jsonl": "0"}), False),
+        ("data has changed", lambda out: edit(
+            out / "args.json", data=dict.fromkeys(read(out / "args.json")["data"], "0")), False),
         ("metrics.jsonl one row short", lines(lambda rows: rows[1:]), False),
         ("metrics.jsonl a row twice", lines(lambda rows: [rows[0], *rows]), False),
         ("metrics.jsonl a row garbled", lines(lambda rows: [rows[0], b"\xff\x00{\n", *rows[2:]]), False),
