@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from plumbing import InputError, derive_seed, distributed
 from plumbing.cache import RoomyLayer
+from plumbing.checkpoints import check_model
 from plumbing.engine import engine_environment, engine_options, fork_generators, import_vllm
 from plumbing.verifier import verify
 
@@ -43,22 +44,25 @@ def here_or_in_repository(path):
     return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
 
 
-def load_model(path, dtype="float32", gradient_checkpointing=False):
+def load_model(path, dtype="float32", gradient_checkpointing=False, trust_remote_code=False):
     """A causal language model and its tokenizer, from a hub id or a folder -> (model, tokenizer).
 
     dtype: of the weights. gradient_checkpointing: in train() mode, keep only what enters each layer and
-    compute the rest again. Raises InputError.
+    compute the rest again. trust_remote_code: run code that comes with it. Raises InputError.
     """
+    place, trust = here_or_in_repository(path), {"trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(path))
-        model = AutoModelForCausalLM.from_pretrained(here_or_in_repository(path), dtype=getattr(torch, dtype))
+        tokenizer = AutoTokenizer.from_pretrained(place, **trust)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            place, dtype=getattr(torch, dtype), output_loading_info=True, **trust)
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give "
-                         f"({str(problem).splitlines()[0]})") from None
+                         f"({(str(problem) or repr(problem)).splitlines()[0]})") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    check_model(path, model, tokenizer, report, stop_ids(model, tokenizer))
     model.compute_dtype = model.dtype
     if distributed.WORLD_SIZE > 1:
         distributed.shard(model, model.dtype, _score)
@@ -168,7 +172,7 @@ class TransformersSampler:
         alive = torch.arange(len(contexts), device=device)  # which row each line of the shrinking batch is
         for t in range(max_tokens):
             scaled = (logits / torch.where(heat > 0, heat, 1.0)).log_softmax(-1)
-            token = torch.multinomial(scaled.exp(), 1, generator=generator)
+            token = torch.multinomial(scaled.exp().nan_to_num(1.0), 1, generator=generator)  # NaN: see below
             token = torch.where(heat > 0, token, scaled.argmax(-1, keepdim=True))
             tokens[alive, t], logps[alive, t] = token[:, 0], scaled.gather(1, token)[:, 0]
             ended = torch.isin(token[:, 0], self.stop) & ~finished[alive]
@@ -182,6 +186,9 @@ class TransformersSampler:
                 alive, heat, mask, token = alive[keep], heat[keep], mask[keep], token[keep]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
+        if not logps.isfinite().all():
+            raise InputError("the model's probabilities are not finite numbers: its weights have gone too "
+                             "far; lower --lr")
         columns = [column.tolist() for column in (tokens, logps, lengths, finished)]
         return [Rollout(context, ids[:size], values[:size], ended, temperature)
                 for context, temperature, ids, values, size, ended in zip(contexts, temperatures, *columns)]
@@ -436,8 +443,7 @@ class _TokenLogps(torch.autograd.Function):
         weight_grad = torch.zeros_like(weight)
         tiles = _TokenLogps.tiles(hidden, weight, targets, inverse)
         for part, vocabulary, inputs, logits, column, there in tiles:
-            # z = logits / temperature:  d logp(y) / d z_v = [v = y] - p_v;  d entropy / d z_v = -p_v (log p_v
-            # + entropy)
+            # z = logits / temperature:  d logp(y) / d z_v = [v = y] - p_v;  d H / d z_v = -p_v (log p_v + H)
             log_probs, pull = logits.sub_(log_sums[part, None]), logp_grad[part, None]
             if entropy_grad is not None:
                 pull = (log_probs + entropies[part, None]).mul_(entropy_grad[part, None]).add_(pull)
@@ -472,11 +478,9 @@ def token_logps(hidden, weight, targets, temperature=1.0, with_entropy=False):
 
 
 def micro_batches(rollouts, max_tokens):
-    """Cut rollouts into batches of at most max_tokens, padding included: memory only, the gradient is the
-    same.
+    """Cut rollouts into batches of at most max_tokens, padding included: memory only, gradients stay.
 
-    Longest first: if memory runs out, it does so at once and not after an hour. With torchrun, this rank's
-    part.
+    Longest first: memory runs out at once or not at all. With torchrun, this rank's part.
     """
     batches, width = [], 0
     for rollout in sorted(rollouts, key=lambda r: len(r.prompt_ids) + len(r.completion_ids), reverse=True):
@@ -611,8 +615,7 @@ def group_advantages(rewards, scale_by_std=True, eps=1e-4):
     """Rewards (questions, G) -> advantages (questions, G): minus the group's mean, over its deviation.
 
     DeepSeekMath (arXiv 2402.03300) section 4.1.2; scale_by_std=False is Dr. GRPO's (arXiv 2503.20783). The
-    standard deviation has the divisor G-1. A zero-variance group, whose rewards are all equal, gets exactly
-    0.
+    standard deviation has the divisor G-1. A zero-variance group, whose rewards are equal, gets exactly 0.
     """
     centred = rewards - rewards.mean(1, keepdim=True)
     if scale_by_std and rewards.shape[1] > 1:
@@ -696,8 +699,7 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
     """Scores of each set and of each `level` in it -> dict of metrics.
 
     avg@n is the mean reward of n samples a question, with its standard error over questions; pass@k, k = 2,
-    4, ... n. eval_sets: {name: problems}. Prompts and rewards are made as in training; a truncated response
-    scores 0.
+    4, ... n. eval_sets: {name: problems}. Prompts and rewards as in training: truncated responses score 0.
     """
     metrics = {}
     for name, problems in eval_sets.items():

@@ -269,8 +269,8 @@ def main(argv=None):
                     entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
-            if update == 0:
-                gap = sampling_gap(batches, step, run.max_logp_gap)
+            run.check_finite(step, batches, sums)
+            gap = gap or sampling_gap(batches, step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches

@@ -46,7 +46,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import append, read_lines
+from plumbing.records import read_lines, write_lines
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -137,7 +137,7 @@ def find_pair(run, pool, hard):
         lines = [{"id": name, "role": role, "problem": by_id[name]["problem"], "probe": rates[name],
                   "again": fresh, "tokens": (spent + more) / 2}
                  for name, role, fresh in zip(names, (1, -1), again)]
-        append(record, lines)
+        write_lines(record, lines)
     for line, name in zip(lines, ("q+", "q-")):
         run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {line['probe']:.2f}, in "
                 f"fresh samples {line['again']:.2f}")
@@ -255,8 +255,8 @@ def main(argv=None):
                     entropy=entropy)
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
-            if update == 0:
-                gap = sampling_gap(batches, step, run.max_logp_gap)
+            run.check_finite(step, batches, sums)
+            gap = gap or sampling_gap(batches, step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches

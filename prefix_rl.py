@@ -264,6 +264,7 @@ def main(argv=None):
             loss.backward()
             sums.update({"loss": loss.item(), **statistics})
         if batches:  # without a signal the weights stay as they are
+            run.check_finite(step, batches, sums)
             gap = sampling_gap(batches, step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()

@@ -2,6 +2,7 @@
 
     settings.py      flags of all scripts, and errors in one line
     run.py           set-up, metrics, checkpoints, resume
+    checkpoints.py   what a run folder holds, and whether it is whole
     data.py          questions and answers from files or the hub
     records.py       files that a kill cannot spoil, and one-off jobs that go on after one
     reward.py        --reward: somebody's own reward function
@@ -26,7 +27,8 @@ class InputError(Exception):
     """Something the user can put right. The message is one line: what was wrong, where, and what to do."""
 
     def __init__(self, message):
-        super().__init__(" ".join(str(message).split()))
+        line = " ".join(str(message).encode(errors="backslashreplace").decode().split())
+        super().__init__(line if len(line) < 2000 else f"{line[:1000]} ... {line[-900:]}")
 
 
 def derive_seed(*parts):

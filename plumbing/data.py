@@ -1,5 +1,6 @@
 """Problems with checkable answers, from files or from the hub, and the order in which they come up."""
 
+import hashlib
 import json
 import math
 import random
@@ -12,6 +13,7 @@ from common import build_prompt, here_or_in_repository
 from plumbing import InputError, derive_seed, distributed
 from plumbing.verifier import last_boxed, readable
 
+FILES = (".jsonl", ".json", ".parquet")
 QUESTION_COLUMNS = ("problem", "question", "prompt")
 ANSWER_COLUMNS = ("answer", "final_answer", "reward_model.ground_truth", "solution")
 
@@ -22,13 +24,13 @@ def read_rows(source):
     source: a .jsonl, .json or .parquet file, or `id[:config][@split]` on the hub. Raises InputError.
     """
     path = Path(here_or_in_repository(source))
-    if path.suffix not in (".jsonl", ".json", ".parquet"):
+    if path.suffix not in FILES:
         return list(hub_rows(source))
     try:
         if path.suffix == ".parquet":
             rows = datasets.Dataset.from_parquet(str(path))
             return [(f"{source} row {i}", row) for i, row in enumerate(rows)]
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as problem:
         raise InputError(f"data file {source}: cannot be read ({problem})") from None
     pieces, rows = [(str(source), text)], []
@@ -37,7 +39,7 @@ def read_rows(source):
     for origin, piece in pieces:
         try:
             row = json.loads(piece)
-        except json.JSONDecodeError as problem:
+        except (ValueError, RecursionError) as problem:  # also numbers of thousands of digits
             raise InputError(f"{origin}: not valid JSON ({problem})") from None
         if isinstance(row, list):
             rows += [(f"{source} row {i}", item) for i, item in enumerate(row)]
@@ -61,8 +63,8 @@ def hub_rows(source):
 
 def set_name(source):
     """The short name of a data set in metrics: tiny/test.jsonl -> test, Hugging/MATH-500@test -> MATH-500."""
-    name = Path(re.split("[:@]", str(source))[0]).name
-    return name.removesuffix(".jsonl").removesuffix(".json").removesuffix(".parquet")
+    path = Path(source)
+    return path.stem if path.suffix in FILES else Path(re.split("[:@]", str(source))[0]).name
 
 
 def pick_column(row, names, flag, origin):
@@ -95,7 +97,11 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
     problems = []
     for i, (origin, row) in enumerate(read_rows(source)):
         question, answer = question_and_answer(row, question_column, answer_column, origin)
-        ids = build_prompt(tokenizer, question, instruction)
+        try:
+            ids = build_prompt(tokenizer, question, instruction)
+        except Exception as problem:  # of the chat template, or of the tokenizer on text that is not Unicode
+            raise InputError(f"{origin}: the question cannot be made a prompt ({type(problem).__name__}: "
+                             f"{problem}); is it what the model's chat template takes?") from None
         problem = {"id": i, "problem": question, "answer": answer, "prompt_ids": ids, "origin": origin}
         if "level" in row:
             problem["level"] = str(row["level"]).removeprefix("Level ")
@@ -130,16 +136,29 @@ def question_and_answer(row, question_column, answer_column, origin):
     answer_columns = [answer_column] if answer_column else ANSWER_COLUMNS
     question = pick_column(row, question_columns, "--question-column", origin)
     answer = pick_column(row, answer_columns, "--answer-column", origin)
-    is_chat = isinstance(question, list) and all(isinstance(m, dict) and "content" in m for m in question)
+    is_chat = isinstance(question, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in question)
     if not isinstance(question, str) and not is_chat:
-        raise InputError(f"{origin}: the question is neither a text nor a list of chat messages; name its "
-                         "column with --question-column")
-    answer = str(answer[0] if isinstance(answer, list) else answer)
+        raise InputError(f"{origin}: the question is neither a text nor a list of chat messages with a role "
+                         "and a text; name its column with --question-column")
+    answer = answer[0] if isinstance(answer, list) else answer
+    number = isinstance(answer, int | float) and not isinstance(answer, bool) and abs(answer) < math.inf
+    if not isinstance(answer, str) and not number:
+        raise InputError(f"{origin}: the answer is neither a text nor a finite number ({answer!r:.80}); name "
+                         "its column with --answer-column")
+    answer = str(answer)
     answer = (last_boxed(answer) or answer.rpartition("####")[2]).strip().strip("$")
     context = row.get("context")  # OlympiadBench keeps it apart
     if isinstance(question, str) and isinstance(context, str) and context.strip():
         question = f"{context.strip()}\n{question}"
     return question, answer
+
+
+def fingerprint(problems):
+    """A checksum of questions and answers, by which a resumed run knows them again."""
+    pairs = [(problem["id"], problem["problem"], problem["answer"]) for problem in problems]
+    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
 
 class Shuffled:

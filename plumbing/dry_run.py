@@ -19,7 +19,7 @@ LABEL = 1.07  # GB of 1e9 bytes in one that is printed on a GPU
 def dry_run(args, script):
     """Print budgets of GPU, host and disk, samples, tokens and hours. Raises InputError, as the run would."""
     gpu, gpus = LABEL * args.gpu_memory or None, args.gpus or None
-    config, parameters = shape(args.model)
+    config, parameters = shape(args.model, args.trust_remote_code)
     print(f"dry run of {script}: {parameters / 1e9:.2f} B parameters, a context of "
           f"{config.max_position_embeddings:,}")
     masters, _ = fit_memory(args, args.out or ".", gpu, gpus)
@@ -72,7 +72,8 @@ def once(args, problems):
 def read_data(args, config):
     """Problems and evaluation sets, read as the run reads them."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(here_or_in_repository(args.model))
+        tokenizer = AutoTokenizer.from_pretrained(
+            here_or_in_repository(args.model), trust_remote_code=args.trust_remote_code)
     except Exception as problem:  # the hub client and tokenizers each raise their own kinds
         raise InputError(f"--model {args.model}: its tokenizer cannot be read "
                          f"({str(problem).splitlines()[0]})") from None

@@ -76,7 +76,7 @@ def fit_memory(args, out=".", gpu=None, gpus=None):
     setting to change first, if it cannot fit.
     """
     planned, gpus = gpu is not None, gpus or distributed.WORLD_SIZE
-    config, parameters = shape(args.model)
+    config, parameters = shape(args.model, args.trust_remote_code)
     if not planned and torch.cuda.is_available():
         gpu = torch.cuda.get_device_properties(0).total_memory / 1e9
     masters, share = "cpu", args.engine_memory or SHARES[0]
@@ -178,12 +178,14 @@ def existing(folder):
     return next(place for place in (folder, *folder.parents) if place.exists())
 
 
-def shape(path):
+def shape(path, trust_remote_code=False):
     """A model's configuration and its number of parameters. Raises InputError."""
+    trust = {"trust_remote_code": trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(here_or_in_repository(path))
+        config = AutoConfig.from_pretrained(here_or_in_repository(path), **trust)
     except Exception as problem:
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give "
                          f"({str(problem).splitlines()[0]})") from None
     with torch.device("meta"):  # shapes without memory
-        return config, sum(weight.numel() for weight in AutoModelForCausalLM.from_config(config).parameters())
+        model = AutoModelForCausalLM.from_config(config, **trust)
+    return config, sum(weight.numel() for weight in model.parameters())

@@ -52,11 +52,15 @@ class MasterAdamW:
                 weight.register_post_accumulate_grad_hook(functools.partial(add_up, self.sums, i))
         self.buffers = {}
 
+    def gradients(self):
+        """What backward() has added up since the last step -> {place of a weight: gradient}, in order."""
+        own = {i: weight.grad for i, weight in enumerate(self.weights) if weight.grad is not None}
+        return dict(sorted((own | self.sums).items()))
+
     def step(self, lr, max_grad_norm):
         """Shorten the gradients to max_grad_norm, update, clear them -> their norm before, as a number."""
         distributed.sum_gradients(self.weights)
-        gradients = {i: weight.grad for i, weight in enumerate(self.weights) if weight.grad is not None}
-        gradients = dict(sorted((gradients | self.sums).items()))
+        gradients = self.gradients()
         norm = torch.nn.utils.get_total_norm(list(gradients.values()))
         shorten = (max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
         self.sums.clear()
@@ -87,15 +91,17 @@ class MasterAdamW:
         return self.buffers[dtype][: tensor.numel()].view(tensor.shape).copy_(tensor)
 
     def save(self, folder):
-        """Write this rank's part of masters and moments to `folder`."""
+        """Write this rank's part of masters and moments to `folder` -> the file."""
+        file = Path(folder) / f"optimizer-{distributed.RANK:03d}.pt"
         state = distributed.own_shards({"adam": self.adam.state_dict(), "masters": self.masters})
-        torch.serialization.set_crc32_options(False)  # half as fast with them, and nobody reads them
-        torch.save(state, Path(folder) / f"optimizer-{distributed.RANK:03d}.pt")
+        torch.serialization.set_crc32_options(False)  # half as fast with them; checkpoints have checksums
+        torch.save(state, file)
+        return file
 
     def load(self, folder):
         """Take up what the ranks of a run wrote, however many there were. Raises InputError."""
         files = sorted(Path(folder).glob("optimizer-*.pt"))
-        parts = [torch.load(file, "cpu", weights_only=False, mmap=True) for file in files]  # pages are shared
+        parts = [torch.load(file, "cpu", weights_only=True, mmap=True) for file in files]  # pages are shared
         if not parts:
             raise InputError(f"{folder}: holds no optimizer-*.pt; resume from another")
         adam = parts[0]["adam"]

@@ -1,8 +1,10 @@
 """One run of a script: set-up, metrics, checkpoints, resume, and what the user sees."""
 
 import atexit
+import contextlib
 import gc
 import json
+import math
 import os
 import platform
 import random
@@ -30,13 +32,24 @@ from common import (
     which_sampler,
 )
 from plumbing import InputError, derive_seed, distributed
+from plumbing.checkpoints import (
+    FORMAT,
+    load_state,
+    lock,
+    name_of,
+    newest_whole,
+    read_about,
+    read_rows,
+    write,
+)
 from plumbing.curves import plot_curves
-from plumbing.data import load_problems, set_name
+from plumbing.data import fingerprint, load_problems, set_name
 from plumbing.dry_run import dry_run
 from plumbing.memory import fit_memory
 from plumbing.optimizer import MasterAdamW
-from plumbing.records import append, read_lines, write_aside
+from plumbing.records import append, write_aside, write_lines
 from plumbing.reward import load_reward
+from plumbing.settings import CHANGEABLE, as_flags
 from plumbing.tracker import make_tracker
 
 PHASES = ("sync", "sample", "verify", "train")  # of a step
@@ -48,55 +61,79 @@ class Folder:
     def __init__(self, args, script, panels=None):
         """panels: what curves.png is to show besides the metrics that all scripts have; see curves.py."""
         distributed.start()
-        self.args, self.started = args, time.time()
-        new = "" if args.resume or not distributed.is_main() else str(self.new_folder(script))
-        self.out = Path(args.resume or distributed.all_gather(new)[0])
+        self.args, self.started, self.script = args, time.time(), Path(script).stem
+        try:
+            new = "" if args.resume or not distributed.is_main() else str(self.new_folder())
+            self.out = Path(args.resume or distributed.all_gather(new)[0])
+            self.lock = lock(self.out)
+        except OSError as problem:
+            raise InputError(f"--out {args.resume or args.out}: cannot write there ({problem})") from None
         atexit.register(self.tidy)
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, self.stop)
-        try:
-            self.out.mkdir(parents=True, exist_ok=True)
-            args.out = str(self.out)
-            about = {"settings": vars(args), "panels": panels or {}, "environment": environment()}
-            write_aside(self.out / "args.json", json.dumps(about, indent=2))
-        except OSError as problem:
-            raise InputError(f"--out {self.out}: cannot write there ({problem})") from None
-        distributed.barrier()  # the folder is there
-        saved = sorted(self.out.glob("checkpoint-??????"))
-        self.checkpoint = saved[-1] if saved else None  # the folder to start from; None: the beginning
-        self.metrics_file = self.out / "metrics.jsonl"
-        reached = int(self.checkpoint.name[-6:]) if saved else -1
+        args.out = str(self.out)
+        self.about = {"format": FORMAT, "script": self.script, "data": {}}
+        if args.resume:
+            self.about |= read_about(self.out)
+        if self.about["script"] != self.script:
+            raise InputError(f"--resume {self.out}: that is a run of {self.about['script']}.py, not of "
+                             f"{self.script}.py")
+        self.about |= {"settings": vars(args), "panels": panels or {}, "environment": environment()}
+        found = [newest_whole(self.out)] if distributed.is_main() else [None]
+        self.checkpoint = distributed.all_gather(found)[0][0]  # to start from; None: the beginning
+        reached = int(self.checkpoint.name[-6:]) if self.checkpoint else -1
         self.done = max(reached, 0)  # steps whose work is kept
-        rows = read_lines(self.metrics_file)
-        self.rows = [row for row in rows if row["step"] <= reached]  # later ones are made again
+        self.metrics_file = self.out / "metrics.jsonl"
+        self.rows = read_rows(self.out, reached)  # later ones are made again
+        self.write_about()
         if self.metrics_file.exists():
-            write_aside(self.metrics_file, "".join(json.dumps(row) + "\n" for row in self.rows))
+            write_lines(self.metrics_file, self.rows)
+        distributed.barrier()  # the folder is there
         print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
         self.tracker = make_tracker(args.report_to, self.out, vars(args), reached)
 
-    def new_folder(self, script):
-        """--out, or the first runs/SCRIPT-MODEL[-NUMBER] that is free. Raises InputError."""
+    def new_folder(self):
+        """Make the folder --out, or the first runs/SCRIPT-MODEL[-NUMBER] that is free. Raises InputError."""
         model = "tiny" if self.args.model == TINY_MODEL else Path(self.args.model).name
-        name = f"{Path(script).stem}-{model}"
-        out, number = Path(self.args.out or Path("runs") / name), 1
-        while not self.args.out and out.exists():
+        out, number = Path(self.args.out or Path("runs") / f"{self.script}-{model}"), 1
+        while not self.args.out:
+            with contextlib.suppress(FileExistsError):
+                out.mkdir(parents=True)
+                return out
             number += 1
-            out = Path("runs") / f"{name}-{number}"
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            out = Path("runs") / f"{self.script}-{model}-{number}"
+        taken = out.exists() and (not out.is_dir() or any(not nothing(path) for path in out.iterdir()))
+        if taken:
             raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume "
                              f"{out}, or name another")
+        out.mkdir(parents=True, exist_ok=True)
         return out
+
+    def write_about(self):
+        """Write args.json."""
+        write_aside(self.out / "args.json", json.dumps(self.about, indent=2))
+
+    def keeps(self):
+        """Whether the folder holds something that a start of the same command would not make again."""
+        return bool(self.args.resume) or any(
+            not nothing(path) and path.name != "args.json" for path in self.out.glob("*"))
 
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the way that ends engine and verifier."""
-        name = signal.Signals(signal_number).name
+        for other in (signal.SIGINT, signal.SIGTERM):  # a second one would disturb the way out
+            signal.signal(other, signal.SIG_IGN)
         if not distributed.is_main():
             raise SystemExit(1)
-        raise SystemExit(f"stopped by {name}; continue with --resume {self.out}")
+        name, whole = signal.Signals(signal_number).name, self.out
+        if (self.out.parent / "args.json").exists():  # an arm: the run that it belongs to goes on with it
+            whole = self.out.parent
+        if whole == self.out and not self.keeps():
+            raise SystemExit(f"stopped by {name} before there was anything to keep; start it again")
+        raise SystemExit(f"stopped by {name}; continue with --resume {whole}")
 
     def tidy(self):
         """A start that failed before there was anything to keep leaves no folder behind."""
-        if distributed.is_main() and sorted(path.name for path in self.out.glob("*")) == ["args.json"]:
+        if distributed.is_main() and self.out.exists() and not self.keeps():
             shutil.rmtree(self.out)
 
     def last(self, name):
@@ -110,11 +147,7 @@ class Folder:
     def log(self, step, metrics):
         """Append one row to metrics.jsonl and show the gist on the progress bar. Raises InputError."""
         self.rows.append({"step": step, **metrics})
-        try:
-            append(self.metrics_file, self.rows[-1:])
-        except OSError as problem:
-            raise InputError(f"step {step} could not be logged ({problem}); make room and continue with "
-                             f"--resume {self.out}") from None
+        append(self.metrics_file, self.rows[-1:])
         self.tracker.log(step, metrics)
         for name in (m for m in metrics if re.fullmatch(r"eval/[^/]+/avg@\d+", m)):
             self.say(f"step {step:4}  {name} {metrics[name]:.3f} ± {metrics[name + '_stderr']:.3f}")
@@ -129,12 +162,14 @@ class Folder:
 
     def finish(self):
         """Draw the curves and print what the run did to each evaluation set."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if distributed.is_main():
-            plot_curves([self.out])
+        draw_curves(self.out)
         self.tracker.close()
+        if self.lock:
+            self.lock.close()
         print(before_and_after(self.rows))
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def drawn_tokens(rollouts):
@@ -159,9 +194,10 @@ class Run(Folder):
         self.reward = load_reward(args.reward)
         threads = torch.get_num_threads()  # an engine takes all but one
         masters, engine_memory = fit_memory(args, self.out)
+        trusted = {"trust_remote_code": args.trust_remote_code}
         self.model, self.tokenizer = load_model(
-            self.checkpoint or args.model, args.dtype, args.gradient_checkpointing)
-        self.reference = load_model(args.model, args.dtype)[0] if args.beta else None
+            self.checkpoint or args.model, args.dtype, args.gradient_checkpointing, **trusted)
+        self.reference = load_model(args.model, args.dtype, **trusted)[0] if args.beta else None
         context = self.model.config.max_position_embeddings
         self.eval_max_tokens = args.eval_max_tokens or args.max_tokens
         if self.eval_max_tokens >= context:
@@ -170,8 +206,13 @@ class Run(Folder):
         self.longest_prompt = context - args.max_tokens
         columns = {"question_column": args.question_column, "answer_column": args.answer_column}
         self.problems = self.load(args.data, self.longest_prompt, **columns)
+        if getattr(args, "questions", 0) > len(self.problems):
+            self.say(f"--questions {args.questions}: there are {len(self.problems)} in {args.data}")
         room = context - self.eval_max_tokens
         self.eval_sets = {set_name(source): self.load(source, room) for source in args.eval_sets}
+        if len(self.eval_sets) < len(args.eval_sets):
+            raise InputError(f"--eval-sets {' '.join(args.eval_sets)}: two of them have the same short name, "
+                             "under which metrics are logged; rename one")
         self.own_sets = {}  # as eval_sets; training questions, which get few samples at every evaluation
         rows = args.sample_rows or (768 if which_sampler(args.sampler) == "vllm" else 256)
         self.sampler = make_sampler(
@@ -192,10 +233,23 @@ class Run(Folder):
         self.clock, self.counted_as, self.since = Counter(), None, time.time()
 
     def load(self, source, longest_prompt, **columns):
-        """Problems of a source, as load_problems. longest_prompt: tokens that leave room for an answer."""
+        """Problems of a source, as load_problems. longest_prompt: tokens that leave room for an answer.
+
+        Raises InputError also if a resumed run had others.
+        """
         check = self.args.reward == ""  # only the verifier has to read the answers
-        return load_problems(source, self.tokenizer, instruction=self.args.instruction, check_answers=check,
-                             longest_prompt=longest_prompt, **columns)
+        problems = load_problems(
+            source, self.tokenizer, instruction=self.args.instruction, check_answers=check,
+            longest_prompt=longest_prompt, **columns)
+        use = [*filter(None, columns.values()), f"(prompts of at most {longest_prompt} tokens)"]
+        name = " ".join([source, *use])
+        known, now = self.about["data"].get(name), fingerprint(problems)
+        if known not in (None, now):
+            raise InputError(f"--resume {self.out}: {source} has changed since the run began; put it back, "
+                             "or start a new run from the weights, --model with a checkpoint of this folder")
+        self.about["data"][name] = now
+        self.write_about()
+        return problems
 
     def steps(self, **metrics):
         """Evaluate the starting model, unless that is done; then yield the steps that are not done.
@@ -245,6 +299,32 @@ class Run(Folder):
                 self.sampler, self.tokenizer, sets, n=n, temperature=args.eval_temperature,
                 max_tokens=self.eval_max_tokens, seed=derive_seed(args.seed, "eval"), reward=self.reward)
         return metrics
+
+    def check_finite(self, step, batches, sums):
+        """Before an update: raises InputError if a log-probability, the loss or a gradient is not finite.
+
+        batches: those that the gradient is of, collated, with old_per_token_logps; sums: with their "loss".
+        """
+        names = {"the trainer": "old_per_token_logps", "the sampler": "sampling_per_token_logps"}
+        wrong = [f"a log-probability of {who}" for who, name in names.items()
+                 if not all(batch[name].isfinite().all() for batch in batches)]
+        wrong += ["the loss"] * (not math.isfinite(sums["loss"]))
+        gradients = distributed.own_shards(self.optimizer.gradients()).values()
+        wrong += ["the gradient"] * (not all(gradient.isfinite().all() for gradient in gradients))
+        found = distributed.all_gather((wrong, prompts_of(batches) if wrong else []))
+        if wrong := sorted({name for names, _ in found for name in names}):
+            asked = sorted({self.origin(prompt) for _, prompts in found for prompt in prompts})
+            raise InputError(
+                f"step {step}: {' and '.join(wrong)} is not a finite number. Stopped before the update, the "
+                "checkpoints are as they were; a lower --lr or --max-grad-norm may help. Questions of the "
+                f"batch: {', '.join(asked)}")
+
+    def origin(self, prompt):
+        """Where a prompt comes from: the file and line of its question, prefix or not; else its own text."""
+        known = [p for p in self.problems if prompt[: len(p["prompt_ids"])] == p["prompt_ids"]]
+        if known:
+            return max(known, key=lambda p: len(p["prompt_ids"]))["origin"]
+        return repr(self.tokenizer.decode(prompt))
 
     def shared_metrics(self, rewards, rollouts, batches, sums, further=()):
         """What every script logs of a step -> dict of metrics.
@@ -296,55 +376,19 @@ class Run(Folder):
         """Load what save() wrote, if the run goes on. stateful: objects with a state_dict()."""
         if self.checkpoint is None:
             return
-        state = torch.load(self.checkpoint / "trainer_state.pt", weights_only=False)
-        self.optimizer.load(self.checkpoint)
-        for name, owner in stateful.items():
-            owner.load_state_dict(state[name])
+        state = load_state(self.checkpoint, self.optimizer, stateful)
         torch.set_rng_state(state["torch_rng"])
         random.setstate(state["python_rng"])
 
     def save(self, step, **stateful):
-        """Write a checkpoint aside and rename it, so that a kill leaves whole ones only; the last two are
-        kept.
+        """Write a checkpoint, unless it is there.
 
         Each rank writes its own part of the optimizer. stateful: what else to keep, as in restore(). Raises
         InputError.
         """
         state = {name: owner.state_dict() for name, owner in stateful.items()}
         state |= {"step": step, "torch_rng": torch.get_rng_state(), "python_rng": random.getstate()}
-        final = self.out / f"checkpoint-{step:06d}"
-        if distributed.all_gather(final.exists())[0]:
-            return
-        aside = final.with_suffix(".partial")
-        try:
-            weights = self.whole_weights()
-            if distributed.is_main():
-                shutil.rmtree(aside, ignore_errors=True)
-                self.model.save_pretrained(aside, state_dict=weights)
-                self.tokenizer.save_pretrained(aside)
-                torch.save(state, aside / "trainer_state.pt")
-            del weights
-            distributed.barrier()  # the folder is there
-            self.optimizer.save(aside)
-            distributed.barrier()  # and complete
-            if distributed.is_main():
-                aside.rename(final)
-        except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
-            shutil.rmtree(aside, ignore_errors=True)
-            raise InputError(f"step {step} could not be saved ({problem}); make room and continue with "
-                             f"--resume {self.out}") from None
-        if not distributed.is_main():
-            return
-        for old in sorted(self.out.glob("checkpoint-??????"))[:-2]:
-            shutil.rmtree(old)
-
-    def whole_weights(self):
-        """Sharded weights in one piece on the main rank, in the precision of computing; else None."""
-        if distributed.WORLD_SIZE == 1:
-            return None
-        dtype = self.model.compute_dtype
-        weights = {name: weight.to(dtype) for name, weight in self.model.state_dict().items()}
-        return distributed.full_tensors(weights)
+        write(self.out / name_of(step), self.model, self.tokenizer, self.optimizer, state)
 
     def show_example(self, rollouts, golds, group_size, prefix_lengths=None):
         """Print a group, and one response token role by token role: the first group whose rewards differ.
@@ -385,13 +429,46 @@ class Run(Folder):
 def train_arms(main, argv, run, arms, *flags):
     """Run a script again for each of the other arms, in folders inside this run's, and draw all their curves.
 
-    flags: for them all.
+    An arm that has begun goes on. The others get the run's own settings, whatever the command was: a resumed
+    run's says next to nothing. flags: more of them, for all arms.
     """
+    own = dict(vars(run.args))
+    for name in ("out", "resume", "arm", "compare"):
+        del own[name]
+    changed = {name: own[name] for name in CHANGEABLE if name in own}
     for arm in arms:
         print(f"\narm {arm}:")
-        given = sys.argv[1:] if argv is None else argv
-        main([*given, "--arm", arm, "--compare", "--out", str(run.out / arm), *flags])
-        plot_curves([run.out, *(run.out / other for other in arms if (run.out / other).exists())])
+        folder = run.out / arm
+        if (folder / "args.json").exists():
+            main(["--resume", str(folder), *as_flags(changed)])
+        else:
+            main([*as_flags(own), "--arm", arm, "--compare", "--out", str(folder), *flags])
+        draw_curves(run.out, *(run.out / other for other in arms if (run.out / other).exists()))
+
+
+def prompts_of(batches):
+    """The prompts of collated rollouts, each once -> list of lists of token ids."""
+    prompts = set()
+    for batch in batches:
+        first = batch["completion_mask"].int().argmax(1) + 1  # where the response begins
+        for ids, real, start in zip(batch["input_ids"], batch["attention_mask"].bool(), first.tolist()):
+            prompts.add(tuple(ids[:start][real[:start]].tolist()))
+    return [list(prompt) for prompt in sorted(prompts)]
+
+
+def nothing(path):
+    """Whether a file in a run folder is only what a stop left of one, or the lock."""
+    return path.name == ".lock" or path.suffix == ".partial"
+
+
+def draw_curves(*folders):
+    """curves.png, or a line that says why not: a run has not failed for want of a figure."""
+    if distributed.is_main():
+        try:
+            plot_curves(folders)
+        except OSError as problem:
+            print(f"curves.png could not be drawn ({problem}); python -m plumbing.curves {folders[0]} does "
+                  "it later")
 
 
 def before_and_after(rows):

@@ -82,7 +82,7 @@ class Scripted:
         (folder / "data.jsonl").write_text("".join(json.dumps({"problem": q, "answer": a}) + "\n" for q, a in problems))
         (folder / "held_out.jsonl").write_text(json.dumps({"problem": "9+9", "answer": "18"}) + "\n")
 
-        def generate(sampler, contexts, n, temperature, max_tokens, seed):
+        def generate(sampler, contexts, n, temperature, max_tokens, seed, keep=None):
             heats = temperature if isinstance(temperature, list) else [temperature] * len(contexts)
             rollouts = []
             for context, heat in zip(contexts, heats, strict=True):
@@ -91,7 +91,7 @@ class Scripted:
                 self.asked.append((text, n, heat))
                 replies = (replies * n)[:n]
                 rollouts += [common.Rollout(context, self.response(*one), [-0.5] * len(self.response(*one)), one[2], heat) for one in replies]
-            return rollouts
+            return keep(rollouts, range(len(rollouts))) if keep else rollouts
 
         def collate(rollouts, *where):
             batch = COLLATE(rollouts, *where)

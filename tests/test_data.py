@@ -119,6 +119,15 @@ def test_prompts_without_room_are_dropped_and_the_others_keep_their_ids(tmp_path
         ([{"problem": "1+1", "answer": "2"}, "{broken"], r"line 2: not valid JSON"),
         ([{"problem": 7, "answer": "2"}], "line 1: the question is neither a text nor a list of chat messages"),
         ([{"prompt": ["hello"], "answer": "2"}], "line 1: the question is neither a text nor a list of chat messages"),
+        ([{"problem": "1+1", "answer": "2"}, '{"problem": "1", "answer": NaN}'], "line 2: the answer is neither a text nor a finite number .nan"),
+        (['{"problem": "1", "answer": 1e999}'], "line 1: the answer is neither"),
+        ([{"problem": "1+1", "answer": [None]}], "line 1: the answer is neither"),
+        ([{"problem": "1+1", "answer": {"a": 1}}], "line 1: the answer is neither"),
+        (["[" * 100_000], "line 1: not valid JSON"),
+        (['{"problem": "1", "answer": ' + "9" * 5000 + "}"], "line 1: not valid JSON"),
+        ([{"problem": "1\ud800", "answer": "2"}], "line 1: the question cannot be made a prompt"),
+        ([{"prompt": [{"role": "user", "content": None}], "answer": "2"}], "line 1: the question is neither a text nor a list of chat"),
+        ([{"prompt": [{"content": "1+1"}], "answer": "2"}], "line 1: the question is neither a text nor a list of chat"),
         (["[]"], "holds no problem"),
         ([], "holds no problem"),
         (['"text"'], "line 1: none of problem"),
@@ -143,7 +152,14 @@ def test_missing_and_unreadable_files(tmp_path, tiny):
         load_problems("nobody/nothing", tiny[1])
 
 
+def test_a_broken_chat_template_is_one_line(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(tiny[1], "chat_template", "{{ nothing.at.all() }")
+    with pytest.raises(InputError, match="line 1: the question cannot be made a prompt .Template"):
+        load(tmp_path, tiny, [{"problem": "1+1", "answer": "2"}])
+
+
 def test_names_of_sets():
+    assert set_name("odd@folder:/my@set.jsonl") == "my@set"
     assert [set_name(s) for s in ("tiny/test.jsonl", "HuggingFaceH4/MATH-500@test", "openai/gsm8k:main@test", "a/b.c.parquet")] == [
         "test", "MATH-500", "gsm8k", "b.c"]
 

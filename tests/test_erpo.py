@@ -205,7 +205,7 @@ def test_without_room_to_heat_erpo_is_ra(few, tmp_path):
     erpo.main([*flags, "--out", str(tmp_path / "erpo")])
     erpo.main([*flags, "--arm", "ra", "--out", str(tmp_path / "ra")])
     assert rows_of(tmp_path / "erpo") == rows_of(tmp_path / "ra")
-    saved = [torch.load(tmp_path / arm / "checkpoint-000002" / "trainer_state.pt", weights_only=False) for arm in ("erpo", "ra")]
+    saved = [torch.load(tmp_path / arm / "checkpoint-000002" / "trainer_state.pt", weights_only=True) for arm in ("erpo", "ra")]
     assert all(torch.equal(a, b) for a, b in zip(*(state["optimizer"]["masters"] for state in saved)))
 
 

@@ -281,7 +281,7 @@ def test_the_other_arms_are_trained_afterwards(whole_run, few, tmp_path):
 def test_one_line_errors(whole_run, few, tmp_path):
     cases = {
         "holds no line": ["--bank", str(tmp_path / "none.jsonl")],
-        "no question to train on": ["--saturated-low", "17", "--saturated-high", "17"],
+        "no question to train on": ["--saturated-low", "16", "--saturated-high", "16"],
         "holds questions that": ["--bank", str(whole_run / "bank.jsonl"), "--data", few[1]],
         "is another kind of record": ["--bank", str(whole_run / "metrics.jsonl")],
     }

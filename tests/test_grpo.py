@@ -176,8 +176,9 @@ def test_every_loss_setting_runs(few, tmp_path):
 
 
 def test_a_batch_without_signal_changes_nothing(few, tmp_path):
-    """Groups of one answer have no spread: no gradient, no step, no NaN."""
-    grpo.main([*SMALL, *few, "--steps", "2", "--group-size", "1", "--out", str(tmp_path / "run")])
+    """Groups whose answers are all wrong have no spread: no gradient, no step, no NaN."""
+    (tmp_path / "hopeless.jsonl").write_text('{"problem": "1+1", "answer": "7777"}\n')
+    grpo.main([*SMALL, *few, "--steps", "2", "--data", str(tmp_path / "hopeless.jsonl"), "--out", str(tmp_path / "run")])
     assert all(row["frac_reward_zero_std"] == 1 and row["grad_norm"] == 0 for row in rows_of(tmp_path / "run")[1:])
     before, after = (common.load_model(path)[0].state_dict() for path in (common.TINY_MODEL, str(tmp_path / "run" / "checkpoint-000002")))
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -107,6 +107,7 @@ def test_gradients_of_many_micro_batches_add_up_in_float32():
         error = (optimizer.sums[i] - right).norm() / right.norm()
         assert error < 4e-3 < 1e-2 < (plain.get_parameter(name).grad - right).norm() / right.norm()
     assert all(weight.grad is None for weight in mixed.parameters())
+    assert [gradient is optimizer.sums[i] for i, gradient in optimizer.gradients().items()] == [True, True]
     norm = torch.stack([weight.grad.norm() for weight in exact.parameters()]).norm().item()
     assert abs(optimizer.step(1e-3, 1.0) / norm - 1) < 4e-3 and optimizer.sums == {}
 

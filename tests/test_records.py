@@ -5,7 +5,7 @@ import json
 import pytest
 
 from plumbing import InputError
-from plumbing.records import fill_record, read_lines, read_record
+from plumbing.records import append, fill_record, read_lines, read_record, write_aside
 
 
 def test_a_record_goes_on_where_it_was_cut(tmp_path):
@@ -32,6 +32,27 @@ def test_a_record_goes_on_where_it_was_cut(tmp_path):
 
 def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a"')
+    with pytest.raises(InputError, match="rows.jsonl line 3: cannot be read"):
+        read_record(tmp_path / "rows.jsonl")
     assert read_lines(tmp_path / "rows.jsonl") == [{"a": 1}, {"a": 2}] and read_lines(tmp_path / "none.jsonl") == []
     with pytest.raises(InputError, match="holds no line that can be read"):
         read_record(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize("behind", [b"\xff\xfe\n", b"[1]\n", b"5\n", b"{\n", b"[" * 100_000])
+def test_a_line_that_is_no_row_ends_what_is_read(tmp_path, behind):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"a": 1}\n' + behind + b'{"a": 2}\n')
+    assert read_lines(tmp_path / "rows.jsonl") == [{"a": 1}]
+    with pytest.raises(InputError, match="line 2: cannot be read"):
+        read_record(tmp_path / "rows.jsonl")
+
+
+def test_a_disk_that_is_full_is_one_line_and_leaves_the_old_file(tmp_path):
+    """/dev/full takes nothing."""
+    write_aside(tmp_path / "a.json", "old")
+    (tmp_path / "a.json.partial").symlink_to("/dev/full")
+    (tmp_path / "b.jsonl").symlink_to("/dev/full")
+    for work in (lambda: write_aside(tmp_path / "a.json", "new"), lambda: append(tmp_path / "b.jsonl", [{}])):
+        with pytest.raises(InputError, match="cannot be written .*No space left.*make room and continue with --resume"):
+            work()
+    assert (tmp_path / "a.json").read_text() == "old" and not (tmp_path / "a.json.partial").is_symlink()

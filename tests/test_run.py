@@ -3,12 +3,17 @@
 import importlib
 import os
 import re
+import shutil
+import signal
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
 import grpo
-from conftest import SCRIPTS, SMALL, rows_of, start
+from conftest import ROOT, SCRIPTS, SMALL, rows_of, start, stopped
+from plumbing.checkpoints import checkpoints, damage
 from plumbing.run import before_and_after
 
 
@@ -85,6 +90,24 @@ def test_training_questions_get_few_samples_at_every_evaluation(few_test, tmp_pa
     assert all({"eval/few/avg@2", "eval/unsolved/avg@1"} <= set(row) for row in rows_of(tmp_path / "run"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "grpo"])
+def test_an_arm_is_trained_and_goes_on_after_a_resume(script, few_test, tmp_path):
+    """The main arm finished, an arm begun, the others not: --resume of the run goes on with all of them."""
+    module = importlib.import_module(script)
+    arms = module.SETTINGS["compare"][1]
+    flags = [*FAST[script], "--steps", "2", "--save-every", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1",
+             "--eval-sets", few_test]  # fmt: skip
+    module.main([*flags, "--compare", *arms, "--out", str(tmp_path / "straight")])
+    module.main([*flags, "--compare", *arms, "--out", str(tmp_path / "run")])
+    shutil.rmtree(tmp_path / "run" / arms[0] / "checkpoint-000002")  # stopped after its step 1
+    for arm in arms[1:]:
+        shutil.rmtree(tmp_path / "run" / arm)
+    module.main(["--resume", str(tmp_path / "run")])
+    for arm in arms:
+        assert rows_of(tmp_path / "run" / arm) == rows_of(tmp_path / "straight" / arm)
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_metrics_that_all_scripts_share(script, few_test, tmp_path):
     """Every script runs through its main(), and logs under the same names what is the same thing."""
@@ -97,6 +120,48 @@ def test_metrics_that_all_scripts_share(script, few_test, tmp_path):
             "entropy", "clip_ratio/low_mean", "clip_ratio/high_mean", "kl", "lr", "num_tokens", "verify/no_answer"} <= set(last)  # fmt: skip
     assert 0 <= last["reward"] <= 1 and last["num_tokens"] > first.get("num_tokens", 0)
     assert last["grad_norm"] > 0 or last["frac_reward_zero_std"] == 1
+
+
+@pytest.mark.parametrize("where, dtype", [("loss", "float32"), ("gradient", "float32"), ("gradient", "bfloat16"), ("logps", "float32")])
+def test_a_number_that_is_not_finite_stops_before_the_update(few, tmp_path, monkeypatch, where, dtype):
+    """At step 3: one line with the questions, and the checkpoint of step 2 as it was. Gradients in bfloat16 are in the optimizer by then."""
+    flags = [*SMALL, *few, "--dtype", dtype, "--out", str(tmp_path / "run")]
+    real, steps = (grpo.completion_logps if where == "logps" else grpo.grpo_loss), []
+
+    def spoilt(*given, **settings):
+        steps.append(1)
+        first, second = real(*given, **settings)
+        if len(steps) == 3:
+            infinite = torch.tensor(torch.inf)
+            if where == "gradient":
+                first = first + (first - first.detach()).abs().sqrt()  # its slope at 0 is not finite
+            else:
+                first = first * infinite
+        return first, second
+
+    monkeypatch.setattr(grpo, "completion_logps" if where == "logps" else "grpo_loss", spoilt)
+    line = stopped(grpo.main, *flags)
+    what = {"loss": "the loss", "gradient": "the gradient", "logps": "a log-probability of the trainer"}[where]
+    assert line.startswith("error: step 3: ") and what in line and re.search(r"Questions of the batch: \S+some.jsonl line \d+, ", line)
+    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-000002"] and not damage(tmp_path / "run/checkpoint-000002")
+    monkeypatch.undo()
+    grpo.main(["--resume", str(tmp_path / "run"), "--steps", "3"])
+
+
+def test_two_sets_of_one_name(few_test, tmp_path):
+    copied = tmp_path / "few.jsonl"
+    copied.write_text(Path(few_test).read_text())
+    assert "two of them have the same short name" in stopped(grpo.main, "--eval-sets", few_test, str(copied), "--out", str(tmp_path / "run"))
+
+
+def test_stopped_before_there_is_anything_to_keep(tmp_path):
+    process = start("grpo.py", "--out", str(tmp_path / "run"), cwd=ROOT)
+    while not (tmp_path / "run" / "args.json").exists() and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "stopped by SIGINT before there was anything to keep; start it again" in printed.splitlines()[-1]
+    assert not (tmp_path / "run").exists()
 
 
 # What makes a method's stages short, and its arms one.

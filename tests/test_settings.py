@@ -11,7 +11,7 @@ import pytest
 import grpo
 from conftest import ROOT, SCRIPTS, SMALL, stopped
 from plumbing import InputError
-from plumbing.settings import MACHINE, one_line_errors, parse_settings
+from plumbing.settings import MACHINE, as_flags, one_line_errors, parse_settings
 
 
 @pytest.fixture
@@ -38,8 +38,8 @@ def test_one_line_errors(finished, tmp_path):
     assert "that run had --model tiny/model, not other" in stopped(grpo.main, "--resume", folder, "--model", "other")
     assert "that run had --lr 0.0008, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
     assert f"continue the run in it with --resume {folder}" in stopped(grpo.main, "--out", folder)
-    assert "--group-size 0: must be above 0" in stopped(grpo.main, "--group-size", "0")
-    assert "--lr -1.0: must be 0 or more" in stopped(grpo.main, "--lr", "-1")
+    assert "--group-size 0: must be at least 2" in stopped(grpo.main, "--group-size", "0")
+    assert "--lr -1.0: must be at least 0 and at most 1" in stopped(grpo.main, "--lr", "-1")
     assert "cannot write there" in stopped(grpo.main, "--out", "/proc/nothing/run")
 
 
@@ -107,3 +107,60 @@ def test_a_script_may_have_its_own_row_of_a_shared_setting():
     assert (full.adam_beta2, full.eval_max_tokens) == (0.99, 32000) and len(full.eval_sets) == 5
     assert parse_settings("", grpo.SETTINGS, ["--model", "some/model"]).adam_beta2 == 0.999
     assert parse_settings("", failure_prefix.SETTINGS, ["--adam-beta2", "0.95"]).adam_beta2 == 0.95
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--lr", "inf"], "--lr inf: must be at least 0 and at most 1"),
+    (["--temperature", "nan"], "--temperature nan: must be above 0"),
+    (["--beta", "inf"], "--beta inf: must be"),
+    (["--seed", "9" * 30], "--seed 9+: must be"),
+    (["--threads", "100000"], "--threads 100000: must be at least 0 and at most 1024"),
+    (["--steps", "1000000"], "--steps 1000000: must be"),
+    (["--group-size", "1"], "--group-size 1: must be at least 2"),
+    (["--dtype", "float8"], "--dtype float8: must be one of bfloat16, float32"),
+    (["--max-tokens", "many"], "argument --max-tokens: invalid int value: 'many'; --help"),
+    (["--prompts-per", "3"], "unrecognized arguments: --prompts-per 3; --help"),
+    (["--out", "a\udcff"], "--out 'a.udcff': is no text"),
+])  # fmt: skip
+def test_values_that_a_setting_cannot_have(flags, message):
+    with pytest.raises(InputError, match=message):
+        parse_settings("", grpo.SETTINGS, flags)
+
+
+@pytest.mark.parametrize("script, flags, message", [
+    ("erpo", ["--compare", "bogus"], "--compare bogus: each must be another one of dapo, ra, temp, erpo"),
+    ("erpo", ["--compare", "ra", "ra"], "--compare ra ra: each must be another"),
+    ("erpo", ["--max-draws", "0"], "--max-draws 0: must be at least 1"),
+    ("prefix_rl", ["--cut-to", "3"], "--cut-to 3.0: must be at least 0 and at most 1"),
+    ("prefix_rl", ["--cut-from", "0.9"], "--cut-from 0.9: is more than --cut-to 0.8"),
+    ("prefix_rl", ["--screen-samples", "0"], "--screen-samples 0: must be at least 1"),
+    ("failure_prefix", ["--cuts", "0"], "--cuts 0: must be at least 1"),
+    ("failure_prefix", ["--saturated-high", "100"], "--saturated-high 100: is more than --screen-samples 32"),
+    ("pos_neg_pairing", ["--band", "100"], "--band 100: is more than --group-size 8"),
+    ("pos_neg_pairing", ["--probe-samples", "0"], "--probe-samples 0: must be at least 1"),
+])  # fmt: skip
+def test_values_that_a_methods_setting_cannot_have(script, flags, message):
+    with pytest.raises(InputError, match=message):
+        parse_settings("", importlib.import_module(script).SETTINGS, flags)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_settings_and_flags_are_the_same_thing(script):
+    """The defaults are permitted, in both columns, and said as flags they come back."""
+    table = importlib.import_module(script).SETTINGS
+    for flags in ([], ["--model", "some/model"], ["--model", "some/model", "--tiny", "--instruction", "-- no"]):
+        if flags[-1:] == ["-- no"]:
+            flags = [*flags[:-2], "--instruction=-- no"]
+        args = parse_settings("", table, flags)
+        assert parse_settings("", table, as_flags({name: value for name, value in vars(args).items() if value is not None})) == args
+
+
+def test_settings_of_a_damaged_or_foreign_run(tmp_path):
+    file = tmp_path / "args.json"
+    for text, message in [("", "is damaged"), ("[]", "no settings in it"), ('{"settings": []}', "no settings in it"), ("\xff{", "is damaged"),
+                          ('{"settings": {}, "format": 9}', "has format 9"), ('{"settings": {"t_step": 1}}', "does not know .t_step"),
+                          ('{"settings": {"lr": "much"}}', "--lr 'much': must be of the kind float"),
+                          ('{"settings": {"lr": NaN}}', "--lr nan: must be"), ('{"settings": {"eval_sets": [5]}}', "--eval-sets 5: is no text")]:
+        file.write_text(text, encoding="latin-1")
+        with pytest.raises(InputError, match=message):
+            parse_settings("", grpo.SETTINGS, ["--resume", str(tmp_path)])

@@ -1,0 +1,164 @@
+"""Small runs of all six scripts, with all arms of their default runs, in forked processes that may be killed.
+
+A fork of this process has torch and the scripts imported already, so that a hundred starts take minutes.
+"""
+
+import atexit
+import contextlib
+import json
+import os
+import random
+import resource
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+import erpo  # noqa: E402
+import failure_prefix  # noqa: E402
+import grpo  # noqa: E402
+import lte  # noqa: E402
+import pos_neg_pairing  # noqa: E402
+import prefix_rl  # noqa: E402
+from conftest import rows_of  # noqa: E402
+from plumbing.checkpoints import checkpoints, damage  # noqa: E402
+
+MAINS = {module.__name__: module.main for module in (grpo, failure_prefix, prefix_rl, erpo, pos_neg_pairing, lte)}
+SMALL = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1", "--eval-every", "2", "--save-every", "1",
+         "--max-tokens", "96"]  # fmt: skip
+FAST = {
+    "failure_prefix": ["--questions", "2", "--screen-samples", "8", "--saturated-low", "1", "--saturated-high", "7", "--cuts", "2",
+                       "--cut-samples", "4"],
+    "prefix_rl": ["--questions", "1", "--screen-samples", "2", "--max-attempts", "64", "--max-flops", "0"],
+    "erpo": ["--max-draws", "2"],
+    "pos_neg_pairing": ["--questions", "60", "--probe-samples", "8", "--band", "3"],
+}  # fmt: skip
+
+
+def few(folder):
+    """Flags for 12 held-out problems."""
+    file = Path(folder) / "few.jsonl"
+    file.write_text("".join((ROOT / "tiny/test.jsonl").read_text().splitlines(keepends=True)[::30][:12]))
+    return ["--eval-sets", str(file)]
+
+
+def begin(script, flags, log, prepare=lambda: None):
+    """Start MAINS[script](flags) in a process of its own -> its id. prepare() is called in it first."""
+    sys.stdout.flush()
+    if pid := os.fork():
+        return pid
+    status = 1
+    try:
+        with open(log, "a") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+        prepare()
+        MAINS[script](flags)
+        status = 0
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else 1
+        print(stop.code, file=sys.stderr)
+    except BaseException:  # what a user would see as a traceback
+        import traceback
+
+        traceback.print_exc()
+        status = 70
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            atexit._run_exitfuncs()
+        os._exit(status or 0)
+
+
+def end(pid, seconds=300):
+    """The exit status of a process; minus the signal that ended it. Kills it when the time is over (status -99)."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return -99
+
+
+def run(script, flags, **how):
+    """A whole run -> (status, the last line that it printed, whether there was a traceback)."""
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        status = end(begin(script, flags, log.name, **how))
+        text = log.read()
+    return status, (text.strip().splitlines() or [""])[-1], "Traceback" in text
+
+
+def limit_files(size):
+    """For prepare: no file may grow past `size` bytes, as on a full disk or over a quota."""
+    def prepare():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    return prepare
+
+
+def folders_of(out):
+    """A run's folder and those of its arms."""
+    return [Path(out), *(path.parent for path in sorted(Path(out).glob("*/args.json")))]
+
+
+def rows(out):
+    """All metrics of a run and its arms but the times."""
+    return {folder.name if folder != Path(out) else "": rows_of(folder) for folder in folders_of(out)}
+
+
+def unsound(out):
+    """What is wrong with the checkpoints of a run and its arms, and what is left over."""
+    found = [f"{path}: {problem}" for folder in folders_of(out) for path in checkpoints(folder) if (problem := damage(path))]
+    return found + [f"{path} is left" for path in Path(out).rglob("*.partial")]
+
+
+def resume_or_start(out, flags):
+    """What a user does after a stop: go on if there is something to go on with, else the same command again."""
+    return ["--resume", str(out)] if (Path(out) / "args.json").exists() else [*flags, "--out", str(out)]
+
+
+class Reference:
+    """The same run without a stop: its rows and how long it took, by script. seconds: of a fork, without imports."""
+
+    def __init__(self, folder):
+        self.folder, self.known, self.few = Path(folder), {}, few(folder)
+
+    def flags(self, script):
+        return [*SMALL, *FAST.get(script, []), *self.few]
+
+    def __getitem__(self, script):
+        if script not in self.known:
+            out, began = self.folder / f"reference-{script}", time.monotonic()
+            status, last, _ = run(script, [*self.flags(script), "--out", str(out)])
+            if status:
+                raise RuntimeError(f"{script} does not run: {last}")
+            self.known[script] = rows(out), time.monotonic() - began, out
+        return self.known[script]
+
+
+def says(line):
+    """Whether a run ended with one line that a user can act on."""
+    return line.startswith(("error: ", "stopped by "))
+
+
+def rng(seed):
+    return random.Random(seed)
+
+
+def read(file):
+    return json.loads(Path(file).read_text())
