@@ -17,7 +17,6 @@ sys.path.insert(0, str(ROOT))
 import erpo  # noqa: E402
 from plumbing import derive_seed  # noqa: E402
 
-
 OWN = erpo.Tracker
 
 
