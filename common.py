@@ -727,9 +727,6 @@ def evaluate(sampler, tokenizer, eval_sets, *, n, temperature, max_tokens, seed,
 
 
 def outcomes(rollouts, places, *, golds, tokenizer, reward):
-    """All that evaluation keeps of responses -> (reward, length, finished) of each.
-
-    places: of their gold answers in golds.
-    """
+    """All that evaluation keeps of responses -> (reward, length, finished) of each. places: in golds."""
     values = own_rewards(rollouts, [golds[place] for place in places], tokenizer, reward, Counter())
     return [(value, len(r.completion_ids), r.finished) for value, r in zip(values, rollouts, strict=True)]
