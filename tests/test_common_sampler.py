@@ -41,7 +41,8 @@ def test_rows_come_back_in_order_whatever_the_batching(tiny, prompts):
 def test_distribution_of_the_first_token(tiny, sampler, prompts):
     """20,000 draws at each temperature against softmax(logits / T) of a plain forward pass: chi-square over the tokens expected at least 20 times."""
     model = tiny[0]
-    prompt = prompts[1][:2]  # the beginning of a question, where the model is unsure
+    prompt = build_prompt(tiny[1], "(9+1)+D7 not 17", "")
+    prompt += tiny[1]("9+1=10; D7=7; 10+7=17; no D7=").input_ids  # where the model is unsure: any number may follow
     for temperature in (0.7, 1.5):
         rollouts = sampler_of(tiny).generate([prompt], 20_000, temperature, 1, seed=3)
         counts = torch.bincount(torch.tensor([r.completion_ids[0] for r in rollouts]), minlength=model.config.vocab_size).double()
