@@ -29,7 +29,7 @@ def tiny():
 
 @pytest.fixture(scope="session")
 def few_test(tmp_path_factory):
-    """A held-out set of 16 problems, two of each length -> its file."""
+    """A held-out set of 18 problems, three of each length -> its file."""
     file = tmp_path_factory.mktemp("data") / "few.jsonl"
     file.write_text("".join((ROOT / "tiny/test.jsonl").read_text().splitlines(keepends=True)[::20]))
     return str(file)
@@ -37,7 +37,7 @@ def few_test(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def few(tmp_path_factory, few_test):
-    """Flags for 16 held-out problems, and for training problems of which a few give a signal: of the whole set 8 can all be without one."""
+    """Flags for 18 held-out problems, and for training problems of which a few give a signal: of the whole set 8 can all be without one."""
     file = tmp_path_factory.mktemp("data") / "some.jsonl"
     file.write_text("".join(line for line in (ROOT / "tiny/train.jsonl").read_text().splitlines(keepends=True) if '"mixed"' in line))
     return ["--eval-sets", few_test, "--data", str(file)]

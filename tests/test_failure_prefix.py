@@ -25,7 +25,7 @@ def response(ids, reward=0.0, finished=True):
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for 16 held-out problems, and for training problems that are short."""
+    """Flags for 18 held-out problems, and for training problems that are short."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     (folder / "few.jsonl").write_text("".join(lines["test"][::20]))

@@ -39,7 +39,7 @@ def test_what_a_run_prints_and_leaves(whole_run):
     folder, printed = whole_run
     assert re.search(r"prompt +\d+ tokens +not trained .*\n +response +\d+ tokens +trained on", printed)
     assert re.search(r"one group \(right answer \d+\): +reward +advantage", printed)
-    assert re.search(r"few avg@1 +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+", printed) and "few/level 8 avg@1" in printed  # before and after, by length
+    assert re.search(r"few avg@1 +[\d.]+ ± [\d.]+ +[\d.]+ ± [\d.]+", printed) and "few/level 6 avg@1" in printed  # before and after, by length
     rows = rows_of(folder)
     assert [row["step"] for row in rows] == list(range(9))
     assert [row["step"] for row in rows if "eval/few/avg@1" in row] == [0, 3, 6, 8]

@@ -18,7 +18,7 @@ TEXTS = {"instruction": " Think.", "concise": " Be brief.", "hint": " Not {}.", 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for 16 held-out problems, and for training problems that are mostly all wrong at first, and helped by a hint."""
+    """Flags for 18 held-out problems, and for training problems that are mostly all wrong at first, and helped by a hint."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
@@ -63,7 +63,7 @@ def test_wrong_answers_are_listed_once_and_only_if_their_response_ended():
 def test_the_tiny_model_reads_its_hints_as_it_was_taught(tiny):
     text = hinted_question("12+1", ["31", "2"], True, **texts_of(1))
     assert text == "12+1 not 31 not 2 brief"
-    assert tiny[1].convert_ids_to_tokens(tiny[1](text).input_ids)[-3:] == [" not 31", " not 2", " brief"]
+    assert tiny[1].convert_ids_to_tokens(tiny[1](text).input_ids)[-5:] == [" not ", "31", " not ", "2", " brief"]
 
 
 def test_the_wording_is_the_papers():

@@ -18,7 +18,7 @@ SMALL = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--eval
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for 16 held-out problems, two of which are also training problems, and for mixed training problems."""
+    """Flags for 18 held-out problems, two of which are also training problems, and for mixed training problems."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     mixed = [line for line in lines["train"] if '"mixed"' in line][:100]

@@ -16,7 +16,7 @@ SMALL = ["--steps", "4", "--prompts-per-step", "8", "--group-size", "4", "--eval
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for 16 held-out problems, and for training problems that the tiny model solves now and then, so that traces are cheap."""
+    """Flags for 18 held-out problems, and for training problems that the tiny model solves now and then, so that traces are cheap."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
