@@ -26,7 +26,7 @@ import packed  # noqa: E402
 import run  # noqa: E402
 
 TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
-MADE_BY = {method: [method] for method in ["grpo", *TABLES]}
+MADE_BY = {method: [method] for method in TABLES}
 SWEEP = ["--sweep", "lr", "1e-4", "2e-4", "4e-4", "8e-4"]
 MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "12", *SWEEP]
 
@@ -47,7 +47,7 @@ def test_a_table_is_made_of_the_numbers_beside_it(table, tmp_path, monkeypatch, 
     assert "--sweep" in MADE_BY[table] or 10_000 < drawn.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("method", ["grpo", *TABLES])
+@pytest.mark.parametrize("method", TABLES)
 def test_only_what_tables_and_figures_need_is_kept(method):
     plan, runs = run.plan_of(method, []), packed.load(RESULTS / f"{method}.json.xz")
     patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
@@ -100,6 +100,7 @@ def test_what_is_missing_is_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr(run, "run_seed", run_seed)
     plan = run.plan_of("grpo", [])
+    plan.PANELS = {"reward": "training reward"}
     plan.ARMS = {"first": [], "alone": ["--lr", "1"], "behind": ["--bank", "FIRST/bank.jsonl"]}
     runs = {"first": {"0": "kept", "1": "kept"}, "alone": {"0": "kept"}, "behind": {"1": "kept"}}
     assert run.run_missing("grpo", plan, runs, {arm: [0, 1] for arm in plan.ARMS}, jobs=1) == 3
