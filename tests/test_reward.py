@@ -45,7 +45,7 @@ def test_gold_answers_need_not_be_readable(reward, few_test, tmp_path):
     (tmp_path / "odd.jsonl").write_text('{"problem": "1+1", "answer": "\\\\frac{1"}\n')
     flags = ["--data", str(tmp_path / "odd.jsonl"), "--eval-sets", few_test, "--steps", "0", "--eval-samples", "1"]
     grpo.main([*flags, "--reward", reward, "--out", str(tmp_path / "run")])
-    assert "math-verify can read none of the answers" in stopped(grpo.main, *flags, "--out", str(tmp_path / "other"))
+    assert "no problem is left, math-verify cannot read their answers" in stopped(grpo.main, *flags, "--out", str(tmp_path / "other"))
 
 
 @pytest.mark.parametrize("body, message", [
