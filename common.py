@@ -25,8 +25,8 @@ from transformers.utils import logging as transformers_logging
 
 from plumbing import InputError, derive_seed, distributed
 from plumbing.cache import RoomyLayer
-from plumbing.checkpoints import check_model
 from plumbing.engine import engine_environment, engine_options, fork_generators, import_vllm
+from plumbing.model import check_model
 from plumbing.verifier import verify
 
 ROOT = Path(__file__).resolve().parent

@@ -13,11 +13,12 @@
     dry_run.py       --dry-run: what a run would take
     engine.py        starting vLLM inside this process
     cache.py         keys and values for sampling without vLLM
+    model.py         is a model that loads the one that was meant?
     curves.py        draws metrics
     tracker.py       --report-to: tensorboard, wandb
 
-common.py needs verifier.py, distributed.py, engine.py and cache.py; whoever copies it takes these along. The
-others may import common.py.
+common.py needs verifier.py, distributed.py, engine.py, cache.py and model.py; whoever copies it takes these
+along. The others may import common.py.
 """
 
 import hashlib

@@ -37,11 +37,11 @@ def test_scripts_import_common_and_plumbing_alone(script):
 
 
 def test_common_stands_on_little_and_knows_no_method():
-    """Of plumbing it needs five files and what these need; none of them needs it."""
+    """Of plumbing it needs four files and what these need; none of them needs it."""
     text = (ROOT / "common.py").read_text()
-    assert set(re.findall(r"^from plumbing\.(\w+) import", text, re.M)) == {"cache", "checkpoints", "engine", "verifier"}
+    assert set(re.findall(r"^from plumbing\.(\w+) import", text, re.M)) == {"cache", "engine", "model", "verifier"}
     assert not re.search(r"erpo|\blte\b|failure.prefix|prefix.rl|pairing|\bhint", text, re.I)
-    for name in ("__init__", "cache", "checkpoints", "records", "engine", "verifier", "distributed"):
+    for name in ("__init__", "cache", "model", "engine", "verifier", "distributed"):
         assert "from common import" not in (ROOT / "plumbing" / f"{name}.py").read_text()
 
 

@@ -36,7 +36,7 @@ def test_one_line_errors(finished, tmp_path):
     assert f"--model {broken}: neither a folder with a model nor" in stopped(grpo.main, "--model", str(broken), *next(new))
     assert "no run here" in stopped(grpo.main, "--resume", str(tmp_path / "nothing"))
     assert "that run had --model tiny/model, not other" in stopped(grpo.main, "--resume", folder, "--model", "other")
-    assert "that run had --lr 0.0008, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
+    assert "that run had --lr 0.0001, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
     assert f"continue the run in it with --resume {folder}" in stopped(grpo.main, "--out", folder)
     assert "--group-size 0: must be at least 2" in stopped(grpo.main, "--group-size", "0")
     assert "--lr -1.0: must be at least 0 and at most 1" in stopped(grpo.main, "--lr", "-1")
@@ -97,7 +97,7 @@ def test_evaluation_costs_at_most_a_tenth_of_the_training(script):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_tiny_runs_evaluate_alike_at_every_step(script):
     args = parse_settings("", importlib.import_module(script).SETTINGS, [])
-    assert args.final_eval_samples == args.eval_max_tokens == 0 and args.adam_beta2 == 0.999
+    assert args.final_eval_samples == 0 and args.eval_max_tokens == 80 and args.adam_beta2 == 0.999
 
 
 def test_a_script_may_have_its_own_row_of_a_shared_setting():
