@@ -296,7 +296,7 @@ def test_a_finished_run_is_analysed(whole_run, tmp_path):
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     found, start = (json.loads((tmp_path / "run" / f"{name}.json").read_text()) for name in ("analysis", "start"))
     asked = json.loads((tmp_path / "run" / "openings.json").read_text())
-    assert len(found["held_out"]["plain"]) == 16 and len(found["held_out"]["failing"]) == len(asked) > 0
+    assert len(found["held_out"]["plain"]) == 18 and len(found["held_out"]["failing"]) == len(asked) > 0
     behind = 100 * sum(start["held_out"]["failing"]) / len(asked), 100 * sum(found["held_out"]["failing"]) / len(asked)
     assert "  behind 30 % of a failure{:16.1f} {:7.1f}\n".format(*behind) in text
     assert f"{start['failure']['silent']:.3f}; p^G + (1-p)^G says {start['failure']['predicted']:.3f}\n" in text

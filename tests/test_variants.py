@@ -150,7 +150,7 @@ def test_which_questions():
 
 def test_the_rewards_of_a_coin_are_logged_as_the_coins(tmp_path, few):
     """reward stays the share of right answers; what is learned from has a name of its own."""
-    flags = ["--coin", "--compare", "--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--questions", "60", "--probe-samples", "8"]
+    flags = ["--coin", "--compare", "--steps", "1", "--prompts-per-step", "8", "--group-size", "5", "--questions", "60", "--probe-samples", "8"]
     command = [sys.executable, "results/pos_neg_variants.py", *flags, *few, "--eval-samples", "1", "--out", str(tmp_path / "run")]
     assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     row = rows_of(tmp_path / "run")[1]
