@@ -120,8 +120,8 @@ class Folder:
 
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the way that ends engine and verifier."""
-        for other in (signal.SIGINT, signal.SIGTERM):  # a second one would disturb the way out
-            signal.signal(other, signal.SIG_IGN)
+        for other in (signal.SIGINT, signal.SIGTERM):  # a second one ends it at once
+            signal.signal(other, signal.SIG_DFL)
         if not distributed.is_main():
             raise SystemExit(1)
         name, whole = signal.Signals(signal_number).name, self.out
