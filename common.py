@@ -229,7 +229,7 @@ class VLLMSampler:
 
     def __init__(self, model, tokenizer, rows=256, memory=0.4, tensor_parallel=1):
         self.model, self.stop = model, sorted(stop_ids(model, tokenizer))
-        self.asleep, self.versions = False, None
+        self.asleep = False
         self.cuda, self.dtype = torch.cuda.is_available(), compute_dtype(model)
         self.piece = 8 * rows  # requests in one call: the engine holds all until the last is answered
         config = copy.deepcopy(model.config)
@@ -253,10 +253,7 @@ class VLLMSampler:
                 yield "lm_head.weight", weight
 
     def sync(self):
-        """Wake the engine if it sleeps and give it the model's present weights, unless it has them."""
-        versions = [weight._version for weight in self.model.parameters()]  # counts changes in place
-        if versions == self.versions and not self.asleep:
-            return
+        """Wake the engine if it sleeps and give it the model's present weights."""
         if self.asleep:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": self._weights()})
@@ -264,7 +261,6 @@ class VLLMSampler:
             self.llm.wake_up(tags=["kv_cache"])
             self.asleep = False
         self._reset_cache()
-        self.versions = versions
 
     def _reset_cache(self):
         if not self.llm.reset_prefix_cache():  # what it holds was computed with the old weights

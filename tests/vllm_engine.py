@@ -16,7 +16,6 @@ import grpo
 from common import VLLMSampler, make_sampler, sampling_gap
 from conftest import ROOT, SMALL, rows_of, start
 from plumbing import InputError, engine
-from plumbing.optimizer import MasterAdamW
 from test_grpo import children
 from vllm_models import NAMES, compare, contexts, largest_gap, make, perturb
 
@@ -88,23 +87,6 @@ def test_a_cache_that_was_not_reset_is_caught_by_the_guard(pair, monkeypatch):
         sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
     sampler.sync()
     sampling_gap([compare(model, sampler.generate(prompts, 2, 1.0, 32, 1))], 2, limit)
-
-
-def test_a_sync_without_an_update_does_nothing(pair, monkeypatch):
-    model, sampler, prompts = pair
-    sent = []
-    monkeypatch.setattr(sampler, "_reset_cache", lambda: sent.append(1))
-    sampler.sync()
-    assert sent == []
-    optimizer = MasterAdamW(model, 1e-2, 0.0)
-    for weight in model.parameters():
-        weight.grad = torch.randn_like(weight)
-    optimizer.step(1e-2, 1.0)
-    sampler.sync()
-    assert sent == [1]
-    monkeypatch.undo()
-    sampler._reset_cache()
-    assert largest_gap(model, sampler.generate(prompts, 1, 1.0, 16, 1)) < LIMIT
 
 
 def test_pieces_draw_what_one_call_draws(pair, monkeypatch):
