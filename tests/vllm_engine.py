@@ -196,7 +196,7 @@ def test_grpo_learns_through_the_engine(tmp_path):
     grpo.main(["--sampler", "vllm", "--steps", "18", "--eval-every", "18", "--out", str(tmp_path / "run")])
     rows = rows_of(tmp_path / "run")
     before, after = (row["eval/test/avg@4"] for row in rows if "eval/test/avg@4" in row)
-    assert after - before >= 0.04
+    assert after - before >= 0.02
     assert max(row["sampling/sampling_logp_difference/max"] for row in rows[1:]) < LIMIT
 
 
