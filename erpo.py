@@ -160,24 +160,25 @@ def scoring_weights(batch, cap):
     return torch.where((batch["scored_at"] == batch["temperatures"])[:, None], weights, 1.0)
 
 
-def comparable(model, batches, rollouts, args):
-    """(4) Batches for sampling_gap: in all of them scorer and sampler had the same temperature.
+def comparable(batches):
+    """The batches, masks without the responses that are scored otherwise than they were sampled."""
+    alike = [batch["scored_at"] == batch["temperatures"] for batch in batches]
+    return [b | {"completion_mask": b["completion_mask"] & same[:, None]} for b, same in zip(batches, alike)]
 
-    Of `batches`, made of `rollouts`, the rows that were scored as they were sampled; of the others one
-    micro-batch is scored once more, at each row's own temperature and without gradient.
+
+def heated_batches(model, rollouts, args):
+    """(4) What comparable() leaves out: one micro-batch of it, scored without gradient as it was sampled.
+
+    To be called before a backward pass: only that one lets go of the whole weights that FSDP gathered.
     """
     heats = torch.tensor([r.temperature for r in rollouts])
     alike = (scoring(heats, args.score, args.temperature) == heats).tolist()
-    heated, checked = [r for r, same in zip(rollouts, alike) if not same], []
+    heated = [rollout for rollout, same in zip(rollouts, alike) if not same]
+    batches = [collate(part, model.device) for part in micro_batches(heated, args.micro_batch_tokens)[:1]]
     for batch in batches:
-        alike = (batch["scored_at"] == batch["temperatures"])[:, None]
-        checked.append({**batch, "completion_mask": batch["completion_mask"] & alike})
-    for part in micro_batches(heated, args.micro_batch_tokens)[:1]:
-        batch = collate(part, model.device)
         with torch.no_grad():
             batch["old_per_token_logps"] = completion_logps(model, batch, batch["temperatures"])[0]
-        checked.append(batch)
-    return checked
+    return batches
 
 
 @one_line_errors
@@ -230,7 +231,7 @@ def main(argv=None):
         num_tokens = sum(len(r.completion_ids) for r in rollouts)
         batches = [collate(part, model.device) for part in micro_batches(rollouts, args.micro_batch_tokens)]
         lr = args.lr * min(1.0, step / max(1, args.warmup_steps))
-        sums, grad_norm, gap = Counter(), 0.0, {}
+        heated, sums, grad_norm, gap = heated_batches(model, rollouts, args), Counter(), 0.0, {}       # (4)
         model.train(args.gradient_checkpointing)
         for update in range(args.updates_per_batch if batches else 0):  # no signal: the weights stay
             for batch in batches:
@@ -251,7 +252,7 @@ def main(argv=None):
                 loss.backward()
                 sums.update({"loss": loss.item(), **statistics})
             run.check_finite(step, batches, sums)
-            gap = gap or sampling_gap(comparable(model, batches, rollouts, args), step, run.max_logp_gap)
+            gap = gap or sampling_gap(comparable(batches) + heated, step, run.max_logp_gap)
             grad_norm = run.optimizer.step(lr, args.max_grad_norm)
         model.eval()
         sums = sum_over_ranks(sums)  # under torchrun, each rank has summed over its own micro-batches

@@ -63,14 +63,14 @@ def test_grpo_with_two_ranks_and_a_resume(tmp_path):
 
 @pytest.mark.parametrize("script, flags", [
     ("lte.py", ["--compare"]),
-    ("erpo.py", ["--compare", "--max-draws", "2"]),
+    ("erpo.py", ["--compare", "--max-draws", "2", "--questions", "12", "--t-step", "0.25"]),  # heated rows are checked, and the next step's
     ("failure_prefix.py", ["--compare", "--questions", "2", "--screen-samples", "16", "--saturated-low", "12", "--saturated-high", "15"]),
 ])
 def test_a_method_with_two_ranks(tmp_path, script, flags):
     """Methods have no line about ranks but the one that adds up metrics."""
-    done = torchrun(script, *SMALL, *flags, "--steps", "2", "--out", tmp_path / "run")
+    done = torchrun(script, *SMALL, *flags, "--steps", "3", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2]
+    assert [row["step"] for row in rows(tmp_path / "run")] == [0, 1, 2, 3]
 
 
 def test_a_bad_setting_is_one_line(tmp_path):

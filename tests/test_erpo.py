@@ -9,7 +9,7 @@ import torch
 import erpo
 from common import TransformersSampler, collate, completion_logps, grpo_loss, sampling_gap
 from conftest import ROOT, Scripted, rows_of
-from erpo import Tracker, comparable, ra_advantage, scoring, scoring_weights
+from erpo import Tracker, comparable, heated_batches, ra_advantage, scoring, scoring_weights
 from plumbing import InputError
 
 SMALL = ["--steps", "4", "--prompts-per-step", "4", "--group-size", "4", "--eval-every", "4", "--eval-samples", "1", "--save-every", "2",
@@ -133,15 +133,15 @@ def test_the_sampler_is_checked_on_heated_rows_too(tiny):
     batch = collate(rollouts)
     batch |= {"scored_at": torch.ones(3), "old_per_token_logps": completion_logps(model, batch, torch.ones(3))[0].detach()}
     args = SimpleNamespace(score="score_T0", temperature=1.0, micro_batch_tokens=4096)
-    plain, extra = comparable(model, [batch], rollouts, args)
+    (plain,), (extra,) = comparable([batch]), heated_batches(model, rollouts, args)
     assert plain["completion_mask"].any(1).tolist() == [True, False, False] and extra["temperatures"].tolist() == [1.5, 1.5]
     assert not extra["old_per_token_logps"].requires_grad
-    assert len(comparable(model, [batch], rollouts[:1], args)) == 1
+    assert heated_batches(model, rollouts[:1], args) == []
     assert sampling_gap([plain, extra], 1, 1e-4)["sampling/sampling_logp_difference/max"] < 1e-4
     for rollout in rollouts[1:]:  # a sampler that is a little off where it is hot
         rollout.logps = [logp + 0.01 for logp in rollout.logps]
     with pytest.raises(InputError, match="sampler and trainer differ"):
-        sampling_gap(comparable(model, [batch], rollouts, args), 1, 1e-4)
+        sampling_gap(comparable([batch]) + heated_batches(model, rollouts, args), 1, 1e-4)
 
 
 # ---- the tiny exact case: two questions, four responses to each, all numbers by hand ----

@@ -13,13 +13,14 @@ from conftest import ROOT
 
 # A method's pure functions, what they need of common.py and plumbing/, and a line that uses them.
 METHODS = {
-    "failure_prefix": (["first_failure", "prefix_of", "choose_cut", "mine", "training_items"], "from pieces import drawn_tokens", """
+    "failure_prefix": (["first_failure", "prefix_of", "choose_cut", "mine", "training_items"], "from pieces import InputError, drawn_tokens", """
         R = lambda right: type("R", (), {"right": right, "finished": True, "prompt_ids": [1], "completion_ids": [7, 8]})
         lines = mine([{"id": 0, "prompt_ids": [1], "answer": "2"}], lambda some, n: [[R(True)] * (n - 1) + [R(False)]] * len(some),
                      samples=4, low=3, high=3, cuts=[0.5], cut_samples=4, longest=9)
         items = training_items(lines, {0: {"prompt_ids": [1]}}, arm="failure", tau=0.5, fixed_cut=0)
         assert items == [{"prompt_ids": [1, 7], "prefix": 1, "rate": 0.75}]"""),
-    "prefix_rl": (["find_trace", "training_set", "reinforce_loss", "flops"], "import random, torch\nfrom pieces import batch_loss, derive_seed", """
+    "prefix_rl": (["find_trace", "training_set", "reinforce_loss", "flops"],
+                  "import random, torch\nfrom pieces import batch_loss, derive_seed, drawn_tokens", """
         items = training_set({0: {"prompt_ids": [1]}}, {0: [5] * 10}, arm="mixture", cuts=3, low=0.4, high=0.8, seed=0)
         assert len(items) == 4 and items[-1] == {"prompt_ids": [1], "prefix": []}
         logps = torch.full((1, 2), -1.0)
