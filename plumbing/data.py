@@ -42,7 +42,7 @@ def read_rows(source):
         except (ValueError, RecursionError) as problem:  # also numbers of thousands of digits
             raise InputError(f"{origin}: not valid JSON ({problem})") from None
         if isinstance(row, list):
-            rows += [(f"{source} row {i}", item) for i, item in enumerate(row)]
+            rows += [(f"{origin} row {i}", item) for i, item in enumerate(row)]
         else:
             rows.append((origin, row))
     return rows

@@ -30,6 +30,7 @@ import lte  # noqa: E402
 import pos_neg_pairing  # noqa: E402
 import prefix_rl  # noqa: E402
 from conftest import rows_of  # noqa: E402
+from plumbing import verifier  # noqa: E402
 from plumbing.checkpoints import checkpoints, damage  # noqa: E402
 
 MAINS = {module.__name__: module.main for module in (grpo, failure_prefix, prefix_rl, erpo, pos_neg_pairing, lte)}
@@ -57,6 +58,8 @@ def begin(script, flags, log, prepare=lambda: None):
     if pid := os.fork():
         return pid
     status = 1
+    atexit._clear()  # what the parent leaves, as its temporary folders, is not the child's to tidy
+    atexit.register(lambda: [worker.close() for worker in verifier._WORKERS])
     try:
         with open(log, "a") as file:
             os.dup2(file.fileno(), 1)
