@@ -26,10 +26,11 @@ def dry_run(args, script):
     problems, eval_sets = read_data(args, config)
     count = gpus or 1
     length = int(LENGTH * args.max_tokens)
+    eval_length = int(LENGTH * (args.eval_max_tokens or args.max_tokens))
     prompt = sum(len(p["prompt_ids"]) for p in problems) / len(problems)
     sampled = min(SAMPLED_MOST, SAMPLED * 7.62e9 / parameters) * count
 
-    def hours(responses):
+    def hours(responses, length=length):
         return responses * length / sampled / 3600
 
     step, updates = args.prompts_per_step * args.group_size, getattr(args, "updates_per_batch", 1)
@@ -37,21 +38,25 @@ def dry_run(args, script):
     passes = updates * (8 if args.gradient_checkpointing else 6) + 2 * bool(args.beta)
     update = passes * parameters * step * (prompt + length) / OPERATIONS / count / 3600
     update += updates * parameters * (HOST_STEP if masters == "cpu" else GPU_STEP / count) / 3600
-    per_evaluation = args.eval_samples * sum(map(len, eval_sets.values()))
-    evaluations = 1 + args.steps // args.eval_every + (args.steps % args.eval_every > 0)
-    rows = [("sampling of a step", args.steps, draws * step, hours(draws * step)),
-            ("update of a step", args.steps, step, update),
-            ("an evaluation", evaluations, per_evaluation, hours(per_evaluation))]
+    held_out = sum(map(len, eval_sets.values()))
+    between, ends = (n * held_out for n in (args.eval_samples, args.final_eval_samples or args.eval_samples))
+    times = max(0, args.steps - 1) // args.eval_every  # the last step's is one of the ends
+    # name, times, responses, tokens of each, hours
+    rows = [("sampling of a step", args.steps, draws * step, length, hours(draws * step)),
+            ("update of a step", args.steps, step, length, update),
+            ("an evaluation in between", times, between, eval_length, hours(between, eval_length)),
+            ("the first and the last", 1 + (args.steps > 0), ends, eval_length, hours(ends, eval_length))]
     for name, responses in once(args, len(problems)).items():
-        rows.append((name, 1, responses, hours(responses)))
+        rows.append((name, 1, responses, length, hours(responses)))
     print(f"\nhours on {count} GPU{'s' * (count > 1)}: estimates, for responses of {length:,} tokens "
-          f"({LENGTH} of --max-tokens),\nall trained on, {sampled:,.0f} sampled tokens and "
-          f"{OPERATIONS * count:.2g} operations a second" + ", two draws a step" * (draws > 1) + "\n")
+          f"({LENGTH} of --max-tokens; {eval_length:,} in\nevaluation), all trained on, "
+          f"{sampled:,.0f} sampled tokens and {OPERATIONS * count:.2g} operations a second"
+          + ", two draws a step" * (draws > 1) + "\n")
     print("| | times | responses | tokens | hours | in all |\n|---|---|---|---|---|---|")
-    for name, times, responses, each in rows:
-        print(f"| {name} | {times:,} | {responses:,} | {responses * length:,} | {each:.3f} | "
+    for name, times, responses, size, each in rows:
+        print(f"| {name} | {times:,} | {responses:,} | {responses * size:,} | {each:.3f} | "
               f"{times * each:.1f} |")
-    print(f"| all | | | | | {sum(times * each for _, times, _, each in rows):.1f} |")
+    print(f"| all | | | | | {sum(times * each for _, times, _, _, each in rows):.1f} |")
 
 
 def once(args, problems):
@@ -81,6 +86,7 @@ def read_data(args, config):
               "longest_prompt": config.max_position_embeddings - args.max_tokens}
     problems = load_problems(args.data, tokenizer, question_column=args.question_column,
                              answer_column=args.answer_column, **shared)
+    shared["longest_prompt"] -= (args.eval_max_tokens or args.max_tokens) - args.max_tokens
     eval_sets = {set_name(source): load_problems(source, tokenizer, **shared) for source in args.eval_sets}
     counted = ", ".join(f"{name} {len(some):,}" for name, some in {args.data: problems, **eval_sets}.items())
     longest = max(len(p["prompt_ids"]) for some in [problems, *eval_sets.values()] for p in some)

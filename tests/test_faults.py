@@ -9,13 +9,13 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "tests/faults"))
 import damage  # noqa: E402
 import kills  # noqa: E402
-import runs  # noqa: E402
+import small  # noqa: E402
 import texts  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
-    return runs.Reference(tmp_path_factory.mktemp("faults"))
+    return small.Reference(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.parametrize("name", ["loader", "settings", "boxes", "masks"])
@@ -50,6 +50,6 @@ def test_run_folders(reference):
 @pytest.mark.slow
 def test_kills(reference, monkeypatch):
     """In the two scripts that are done soonest; all six are killed by hand."""
-    monkeypatch.setattr(kills, "MAINS", {name: runs.MAINS[name] for name in ("grpo", "lte")})
+    monkeypatch.setattr(kills, "MAINS", {name: small.MAINS[name] for name in ("grpo", "lte")})
     made, wrong = kills.kills(reference, runs_per_script=1, kills_per_run=3)
     assert wrong == [] and made >= 2

@@ -181,7 +181,9 @@ def test_a_dry_run_of_every_script(script, model_7b, few_test, tmp_path, capsys,
     assert not end.value.code and list(tmp_path.iterdir()) == []
     assert re.search(rf"dry run of {script}.py: 7.6\d B parameters, a context of 32,768", printed)
     assert "problems: " in printed and "longest prompt" in printed and "hours on 8 GPUs: estimates" in printed
-    assert re.search(r"\| an evaluation \| 6 \| 72 \|", printed)  # before, four between, after; 18 questions
+    assert re.search(r"\| an evaluation in between \| 4 \| 72 \|", printed)  # at 20, 40, 60 and 80; 18 questions
+    final = importlib.import_module(script).SETTINGS["final_eval_samples"][0]
+    assert re.search(rf"\| the first and the last \| 2 \| {18 * final:,} \|", printed)
 
 
 def test_the_hours_of_a_dry_run_by_hand(model_7b, few_test, tmp_path, capsys, monkeypatch):

@@ -38,7 +38,7 @@ Families of problems, drawn with shares that depend on the length (`shares`):
 
 What is assumed, and why it is fair. The five methods claim to use things that models have: rare failures of
 solved problems, openings that raise success, answers that break under heat, hints that are understood. A
-world without these could not tell a method that works from one that does not; so they are put in, by habits
+task without these could not tell a method that works from one that does not; so they are put in, by habits
 of the child, none of which refers to a method. That a thing is there does not mean that a method gains by it:
 that has to come out of the training, and can come out negative. The baseline gets the same model and the same
 problems, and its settings were chosen and frozen before any method was run here (docs/tiny.md).

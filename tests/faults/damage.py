@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from runs import MAINS, ROOT, limit_files, read, resume_or_start, rng, rows, run, says, unsound
+from small import MAINS, ROOT, limit_files, read, resume_or_start, rng, rows, run, says, unsound
 from safetensors.torch import load_file, save_file
 
 from common import load_model

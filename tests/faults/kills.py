@@ -5,7 +5,7 @@ import signal
 import time
 from pathlib import Path
 
-from runs import MAINS, begin, end, resume_or_start, rng, rows, run, says, unsound
+from small import MAINS, begin, end, resume_or_start, rng, rows, run, says, unsound
 
 
 def kills(reference, runs_per_script=3, kills_per_run=6, seed=0):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from runs import MAINS
+from small import MAINS
 
 from common import Rollout, collate, load_model, micro_batches
 from plumbing import InputError

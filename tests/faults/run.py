@@ -10,7 +10,7 @@ import time
 import damage
 import kills
 import properties
-import runs
+import small
 import texts
 
 
@@ -41,7 +41,7 @@ def main():
     args = parser.parse_args()
     failed = []
     with tempfile.TemporaryDirectory() as folder:
-        reference = runs.Reference(folder)
+        reference = small.Reference(folder)
         print("| group | tried | failed | minutes |\n|---|---|---|---|")
         for name, work in groups(reference, args.scale).items():
             if args.groups and name not in args.groups:

@@ -3,7 +3,7 @@
 import random
 
 import answers as table
-from runs import ROOT  # noqa: F401  (finds the project)
+from small import ROOT  # noqa: F401  (finds the project)
 
 from plumbing.verifier import verify
 
