@@ -194,6 +194,36 @@ def test_heated_rows_are_checked_in_every_step(whole_run):
     assert all(row["sampling/sampling_logp_difference/max"] < 1e-4 for row in rows_of(whole_run)[1:])
 
 
+def test_a_run_at_one_temperature_is_scored_and_checked_at_it(few, tmp_path, monkeypatch):
+    """dapo at a constant 1.5: one temperature for sampling, scoring and the check of the sampler, which no row escapes."""
+    scored_at = []
+
+    def spied(model, batch, temperatures):
+        scored_at.extend(temperatures.tolist())
+        return completion_logps(model, batch, temperatures)
+
+    monkeypatch.setattr(erpo, "completion_logps", spied)
+    erpo.main([*SMALL, *few, "--steps", "1", "--arm", "dapo", "--temperature", "1.5", "--out", str(tmp_path / "run")])
+    assert set(scored_at) == {1.5}
+    assert 0 < rows_of(tmp_path / "run")[1]["sampling/sampling_logp_difference/max"] < 1e-4
+
+
+def test_a_sampler_that_is_off_where_it_is_hot_stops_the_run(few, tmp_path, monkeypatch):
+    """Of the heated responses alone its log-probabilities are wrong: cool ones pass the check, so the first step is made."""
+    sample = TransformersSampler.generate
+
+    def off(sampler, *job):
+        drawn = sample(sampler, *job)
+        for rollout in drawn if isinstance(job[2], list) else []:  # training asks for each question's own temperature
+            rollout.logps = [logp + 0.01 * (rollout.temperature > 1) for logp in rollout.logps]
+        return drawn
+
+    monkeypatch.setattr(TransformersSampler, "generate", off)
+    with pytest.raises(SystemExit, match="step 2: sampler and trainer differ"):
+        erpo.main([*SMALL, *few, "--questions", "4", "--max-draws", "1", "--out", str(tmp_path / "run")])
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1]
+
+
 def test_the_tracker_survives_a_resume(whole_run, few, tmp_path):
     erpo.main([*SMALL, *few, "--steps", "2", "--out", str(tmp_path / "halves")])
     erpo.main(["--resume", str(tmp_path / "halves"), "--steps", "4"])
