@@ -18,7 +18,7 @@ SMALL = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--eval
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
-    """Flags for 18 held-out problems, two of which are also training problems, and for mixed training problems."""
+    """Flags for mixed training problems, and for held-out problems that hold all of these: 18 and 100."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     mixed = [line for line in lines["train"] if '"mixed"' in line][:100]
@@ -162,7 +162,7 @@ def whole_run(tmp_path_factory, few):
     return folder
 
 
-def test_the_chosen_two_are_probed_again_and_never_evaluated(whole_run, few, capsys, tmp_path):
+def test_the_chosen_two_are_probed_again(whole_run):
     positive, negative = [json.loads(line) for line in (whole_run / "chosen.jsonl").read_text().splitlines()]
     assert (positive["role"], negative["role"]) == (1, -1) and 0.25 <= positive["probe"] <= 0.5 <= negative["probe"] <= 0.75
     assert 0 <= positive["again"] <= 1
@@ -170,6 +170,22 @@ def test_the_chosen_two_are_probed_again_and_never_evaluated(whole_run, few, cap
     assert {"pair/reward_positive", "pair/mixed_negative"} < set(rows[1])
     assert rows[0]["num_tokens"] == round(positive["tokens"] + negative["tokens"]) > 8 * (24 + 2) * 10  # the probe is paid for; 10: a short question
     assert rows[1]["reward"] == pytest.approx((rows[1]["pair/reward_positive"] + rows[1]["pair/reward_negative"]) / 2)
+
+
+def test_the_chosen_two_are_never_evaluated(few, tmp_path, monkeypatch):
+    """The evaluation set holds the whole pool: of its 118 problems two are left out."""
+    runs = []
+
+    class Kept(pos_neg_pairing.Run):
+        def __init__(self, *given):
+            super().__init__(*given)
+            runs.append(self)
+
+    monkeypatch.setattr(pos_neg_pairing, "Run", Kept)
+    pos_neg_pairing.main([*SMALL, *few, "--steps", "1", "--out", str(tmp_path / "run")])
+    chosen = {json.loads(line)["problem"] for line in (tmp_path / "run/chosen.jsonl").read_text().splitlines()}
+    evaluated = [problem["problem"] for problem in runs[0].eval_sets["few"]]
+    assert len(evaluated) == 116 and not chosen & set(evaluated)
 
 
 def test_a_resumed_run_trains_on_the_same_two(whole_run, few, tmp_path):
