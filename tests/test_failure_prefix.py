@@ -234,6 +234,8 @@ def test_refreshing_and_resuming(few, tmp_path, whole_run):
     assert straight[-1] == halves[-1]
     lines = [json.loads(line) for line in (tmp_path / "straight" / "bank.jsonl").read_text().splitlines()]
     assert {line["generation"] for line in lines} == {1} and any("failure" in line for line in lines)
+    mined = sum(line["tokens"] + line.get("cut_tokens", 0) for line in lines)  # paid for by the step that they are mined for
+    assert straight[3]["num_tokens"] - straight[2]["num_tokens"] > mined > straight[2]["num_tokens"] - straight[1]["num_tokens"]
 
 
 def test_the_same_questions_without_a_prefix(whole_run, few, tmp_path):
