@@ -130,6 +130,15 @@ def test_the_host_step_has_the_threads_that_an_engine_took():
     assert seen == [2, 2] and torch.get_num_threads() == before == 1
 
 
+def test_a_runs_settings_reach_its_optimizer(few, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("plumbing.run.MasterAdamW", lambda *given, **named: made.append(MasterAdamW(*given, **named)) or made[0])
+    flags = ["--steps", "1", "--warmup-steps", "0", "--lr", "2e-5", "--weight-decay", "0.3", "--adam-beta2", "0.95"]
+    grpo.main([*SMALL, *few, *flags, "--out", str(tmp_path / "run")])
+    (group,) = made[0].adam.param_groups
+    assert (group["lr"], group["weight_decay"], group["betas"]) == (2e-5, 0.3, (0.9, 0.95))
+
+
 def test_a_run_in_bfloat16_resumes_to_the_last_bit(few, tmp_path):
     flags = [*SMALL, *few, "--dtype", "bfloat16", "--save-every", "1", "--eval-every", "4"]
     grpo.main([*flags, "--steps", "4", "--out", str(tmp_path / "whole")])
