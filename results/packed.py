@@ -3,15 +3,25 @@
 A file holds {arm: {seed: run}}, its names as strings. A run is
 
     environment   versions, commit and machine, as in args.json
+    task          checksum of the tiny task that it was made in; older runs have none
     metrics       {name: one value for each row of metrics.jsonl, None where the row has none}
     analysis, start, taught   what claims_METHOD.py measured on its models, where it did
 """
 
+import hashlib
 import json
 import lzma
 import re
+from pathlib import Path
 
+TINY = Path(__file__).resolve().parent.parent / "tiny"
+TASK = ("train.jsonl", "test.jsonl", "harder.jsonl", "model/model.safetensors")
 MEASURED = ("analysis", "start", "taught")  # NAME.json in a run's folder
+
+
+def task():
+    """A checksum of the tiny task as it is now: its problems, and the weights that training starts from."""
+    return hashlib.sha256(b"".join((TINY / name).read_bytes() for name in TASK)).hexdigest()
 
 
 def load(file):
@@ -25,14 +35,15 @@ def save(file, runs):
     file.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
-def pack(folder, patterns):
-    """What is kept of a finished run's folder. patterns: of the metrics to keep."""
+def pack(folder, patterns, task):
+    """What is kept of a finished run's folder. patterns: of the metrics to keep; task: its checksum."""
     environment = json.loads((folder / "args.json").read_text())["environment"]
     del environment["command"]  # it names folders of this machine
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     logged = sorted({name for row in rows for name in row})
     kept = [name for name in logged if any(re.fullmatch(pattern, name) for pattern in patterns)]
-    run = {"environment": environment, "metrics": {name: [row.get(name) for row in rows] for name in kept}}
+    metrics = {name: [row.get(name) for row in rows] for name in kept}
+    run = {"environment": environment, "task": task, "metrics": metrics}
     for name in MEASURED:
         if (folder / f"{name}.json").exists():
             run[name] = json.loads((folder / f"{name}.json").read_text())

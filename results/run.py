@@ -5,7 +5,9 @@
     python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4     # a setting's values, results/grpo-lr.md
 
 Tables and figures are made of results/METHOD.json.xz (see packed.py). A run that is missing there is made in
-results/logs/METHOD/ARM/seed-N, which git ignores, and its numbers are added. A run that was stopped goes on.
+results/logs/TASK/METHOD/ARM/seed-N, which git ignores, and its numbers are added. A run that was stopped goes
+on. TASK is the start of a checksum of the tiny task. Runs of two tasks are never joined; a table of runs that
+were made in another task than the tree's says so in its first line.
 
 What is run and shown is said in results/claims_METHOD.py, by the names in DEFAULTS and
 
@@ -59,14 +61,16 @@ def plan_of(method, sweep):
     """What is run and shown, by the names in DEFAULTS and ARMS.
 
     sweep: a setting and its values, [] without one. claims: the module with the statements, None without.
+    task: the checksum of the tree's.
     """
+    task = packed.task()
     if sweep:
         arms = {f"{sweep[0]}={value}": [f"--{sweep[0]}", value] for value in sweep[1:]}
-        return SimpleNamespace(**DEFAULTS, ARMS=arms, claims=None)
+        return SimpleNamespace(**DEFAULTS, ARMS=arms, claims=None, task=task)
     if not (ROOT / "results" / f"claims_{method}.py").exists():
-        return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None)
+        return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None, task=task)
     claims = importlib.import_module(f"claims_{method}")
-    plan = SimpleNamespace(**DEFAULTS | vars(claims), claims=claims)
+    plan = SimpleNamespace(**DEFAULTS | vars(claims), claims=claims, task=task)
     plan.ARMS = {arm: flags for arm, flags in plan.ARMS.items() if arm not in plan.PENDING}
     return plan
 
@@ -84,7 +88,7 @@ def ask(*command):
 
 def run_seed(method, plan, arm, seed):
     """One run, or what is missing of it, and what its claims measure -> its folder, without the weights."""
-    logs = RESULTS / "logs" / method
+    logs = RESULTS / "logs" / plan.task[:8] / method
     folder, first = logs / arm / f"seed-{seed}", logs / next(iter(plan.ARMS)) / f"seed-{seed}"
     if (folder / "finished").exists():
         return folder
@@ -93,6 +97,8 @@ def run_seed(method, plan, arm, seed):
     ask(*script, how, folder, "--seed", seed, *(flag.replace("FIRST", str(first)) for flag in plan.ARMS[arm]))
     if plan.claims:
         ask(plan.claims.__file__, folder, first)
+    if packed.task() != plan.task:
+        raise SystemExit(f"error: tiny/ has changed while {folder} was made; delete that folder, start again")
     for weights in [*folder.glob("checkpoint-*"), *folder.parent.glob(f"{folder.name}-taught")]:
         shutil.rmtree(weights)
     (folder / "finished").touch()
@@ -100,10 +106,15 @@ def run_seed(method, plan, arm, seed):
     return folder
 
 
+def of_another_task(runs, plan):
+    """Whether any of these runs was not made in the tree's task, as far as is known."""
+    return any(run.get("task") != plan.task for run in runs)
+
+
 def run_missing(method, plan, runs, seeds, jobs):
     """Makes the wanted runs that are not in `runs`, {arm: {seed: run}}, and adds them -> how many were made.
 
-    seeds: {arm: those wanted}. jobs: runs at a time.
+    seeds: {arm: those wanted}. jobs: runs at a time. Raises SystemExit if the others are of another task.
     """
     first, *others = plan.ARMS
     missing = {arm: [n for n in some if str(n) not in runs.get(arm, {})] for arm, some in seeds.items()}
@@ -112,9 +123,12 @@ def run_missing(method, plan, runs, seeds, jobs):
     leading = sorted({seed for arm in [first, *starting] for seed in missing[arm]})
     stages = [(first, seed) for seed in leading], [(arm, seed) for arm in others for seed in missing[arm]]
     patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
+    if any(stages) and of_another_task([run for some in runs.values() for run in some.values()], plan):
+        raise SystemExit(f"error: results/{method}.json.xz holds runs of another tiny task than the tree's,"
+                         " and others are missing; move or delete it to measure all anew")
 
     def make(work):
-        return packed.pack(run_seed(method, plan, *work), patterns)
+        return packed.pack(run_seed(method, plan, *work), patterns, plan.task)
 
     for stage in stages:
         with ThreadPoolExecutor(jobs) as pool:
@@ -269,6 +283,8 @@ def main(argv=None):
 
     logs = packed.Logs(runs, seeds)
     name, text = args.method, f"`{spelled_out(args)}` on {logs.device()}"
+    if of_another_task([run for some in logs.runs.values() for run in some], plan):
+        text = f"**Of the task before this one: to be measured again.**\n\n{text}"
     if plan.claims:
         text += f"; {numbers_of_seeds(seeds)}; intervals are 95 %\n\n{claims_table(plan.claims, logs)}\n"
     elif args.sweep:

@@ -79,8 +79,8 @@ def finished_run(folder, number):
 
 
 def test_packing_keeps_numbers_as_they_are(tmp_path):
-    one = packed.pack(finished_run(tmp_path / "a", 1 / 3), ["step", run.SCORE, "reward"])
-    assert one["environment"] == {"device": "abacus"} and "kl" not in one["metrics"]
+    one = packed.pack(finished_run(tmp_path / "a", 1 / 3), ["step", run.SCORE, "reward"], "its task")
+    assert one["environment"] == {"device": "abacus"} and one["task"] == "its task" and "kl" not in one["metrics"]
     packed.save(tmp_path / "x", {"a": {"10": one, "9": one}, "b": {"0": one}})
     packed.save(tmp_path / "y", {"b": {"0": one}, "a": {"9": dict(reversed(one.items())), "10": one}})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
@@ -102,12 +102,45 @@ def test_what_is_missing_is_run(tmp_path, monkeypatch):
     plan = run.plan_of("grpo", [])
     plan.PANELS = {"reward": "training reward"}
     plan.ARMS = {"first": [], "alone": ["--lr", "1"], "behind": ["--bank", "FIRST/bank.jsonl"]}
-    runs = {"first": {"0": "kept", "1": "kept"}, "alone": {"0": "kept"}, "behind": {"1": "kept"}}
+    kept = {"task": packed.task()}
+    runs = {"first": {"0": kept, "1": kept}, "alone": {"0": kept}, "behind": {"1": kept}}
     assert run.run_missing("grpo", plan, runs, {arm: [0, 1] for arm in plan.ARMS}, jobs=1) == 3
     assert made == [("first", 0), ("alone", 1), ("behind", 0)]
     assert {arm: sorted(some) for arm, some in runs.items()} == {arm: ["0", "1"] for arm in plan.ARMS}
-    assert runs["first"] == {"0": "kept", "1": "kept"}
-    assert runs["behind"]["0"]["metrics"]["reward"] == [None, 0]
+    assert runs["first"] == {"0": kept, "1": kept}
+    assert runs["behind"]["0"]["metrics"]["reward"] == [None, 0] and runs["behind"]["0"]["task"] == kept["task"]
+
+
+@pytest.mark.parametrize("task", [{"task": "another"}, {}])
+def test_runs_of_two_tasks_are_never_joined(task, tmp_path, monkeypatch):
+    """Also none that are older than checksums. What is all there still makes a table, which says so first."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "run_seed", refuse)
+    rows = {"step": [0, 1], "eval/test/avg@4": [0.1, 0.2], "frac_reward_zero_std": [None, 0.5]}
+    one = {"environment": {"device": "abacus"}, "metrics": rows}
+    sweep = ["grpo", "--seeds", "0", "1", "--sweep", "lr", "1e-4"]
+
+    def table(second):
+        packed.save(tmp_path / "grpo.json.xz", {"lr=1e-4": {"0": one | {"task": packed.task()}, **second}})
+        run.main(sweep)
+        return (tmp_path / "grpo-lr.md").read_text().splitlines()[0]
+
+    assert table({"1": one | {"task": packed.task()}}).startswith("`python results/run.py")
+    assert table({"1": one | task}) == "**Of the task before this one: to be measured again.**"
+    packed.save(tmp_path / "grpo.json.xz", {"lr=1e-4": {"0": one | task}})
+    with pytest.raises(SystemExit, match="^error: results/grpo.json.xz holds runs of another tiny task .*; move or delete it"):
+        run.main(sweep)
+
+
+def test_a_task_is_its_problems_and_its_weights(tmp_path, monkeypatch):
+    shutil.copytree(packed.TINY, tmp_path / "tiny")
+    monkeypatch.setattr(packed, "TINY", tmp_path / "tiny")
+    seen = {packed.task()}
+    for name in packed.TASK:
+        with open(tmp_path / "tiny" / name, "ab") as file:
+            file.write(b"\n")
+        seen.add(packed.task())
+    assert len(seen) == 5
 
 
 @pytest.mark.slow
@@ -115,7 +148,7 @@ def test_a_run_that_is_missing_is_run_and_packed(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "RESULTS", tmp_path)
     command = ["grpo", "--seeds", "0", "--jobs", "1", "--sweep", "steps", "1"]
     run.main(command)
-    folder, table = tmp_path / "logs/grpo/steps=1/seed-0", (tmp_path / "grpo-steps.md").read_text()
+    folder, table = tmp_path / f"logs/{packed.task()[:8]}/grpo/steps=1/seed-0", (tmp_path / "grpo-steps.md").read_text()
     assert (folder / "finished").exists() and not list(folder.glob("checkpoint-*"))
     shutil.rmtree(tmp_path / "logs")
     monkeypatch.setattr(run, "run_seed", refuse)
