@@ -7,8 +7,8 @@ Training on one or two questions works surprisingly well, if they are the right 
 those whose accuracy varies most. This paper pairs a question that is rarely right (q+: each success says
 much) with one that is rarely wrong (q-: each failure says much):
 
-    bands        q- was wrong 1 to c times of G in the probe, q+ (our guess: the mirror image) right 1 to c
-                 times; both chosen once
+    bands        q- was wrong in a share of 1/G to c/G of its answers in the probe, q+ (our guess: the mirror
+                 image) right in such a share; both chosen once
     outcomes     R_i = 1 if right, -lambda_neg if wrong                                      (Weighted GRPO)
     advantages   A_i = (R_i - mean(R)) / (std(R) + 1e-6)     over the G responses of one copy of a question
 
@@ -18,9 +18,9 @@ deviation (1 + lambda_neg) s, s that of the 0/1 rewards; so A of a right answer 
     (1 + lambda_neg)(1 - p) / ((1 + lambda_neg) s) = (1 - p) / s,           whatever lambda_neg is.
 
 So read, Weighted GRPO is plain GRPO on the pair (--adv-mode per_prompt). What the paper normalises over could
-not be found. --adv-mode role_pooled is the reading that gives the weight a role and fits "reweighs at the
-level of the pair" best: q+ counts successes (1, else 0), q- failures (-lambda_neg, else 0), standardised
-together. Three more readings are in results/pos_neg_variants.py.
+not be found. --adv-mode role_pooled is the reading that gives the weight a role and fits the abstract best,
+which reweights outcomes at the level of the pair: q+ counts successes (1, else 0), q- failures (-lambda_neg,
+else 0), standardised together. Three more readings are in results/pos_neg_variants.py.
 
 What changes against grpo.py:
 

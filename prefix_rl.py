@@ -19,14 +19,14 @@ What changes against grpo.py:
 
     (1) collect   find the unsolved questions; buy one right answer to each by rejection sampling  (section 5)
     (2) cut       the training set: three prefixes of every trace and the question itself          (section 5)
-    (3) grade     the answer is looked for in prefix + continuation; the prefix carries no loss    (section 3)
-    (4) update    advantages are not divided by the standard deviation; no clip and no ratio       (section 5)
+    (3) grade     the answer is looked for in prefix + continuation; the prefix carries no loss
+    (4) update    REINFORCE with this baseline (section 5); no division by std(r), no clip: not found, ours
     (5) count     floating point operations: 2 N D to sample, 6 N D to train         (appendix F.2)
 
 Read were title page and abstract, and of the body two readers' accounts, whose section numbers are given. The
-loss is a sum over a response's tokens, its gradient long: --max-grad-norm (not found; ours) shortens it in
-half of the steps or more. Screening is in num_tokens and, as in the paper, not in flops. What to expect on
-the tiny task is to be measured again (docs/prefix_rl.md). The paper's other model, Qwen3-4B-Instruct (which
+loss is a sum over a response's tokens, so its gradient grows with their number; --max-grad-norm (not found;
+ours) bounds it. Screening is in num_tokens and, as in the paper, not in flops. What to expect on the tiny
+task is to be measured again (docs/prefix_rl.md). The paper's other model, Qwen3-4B-Instruct (which
 checkpoint: not found), takes the same settings. Left out: distilling Llama on OpenThoughtsV3 before;
 supervised and importance-weighted training on the traces, the paper's rivals: results/prefix_rl_baselines.py.
 """
@@ -69,7 +69,7 @@ SETTINGS = {
     "group_size": (8, 8, "responses to each context, n; section 5"),
     "temperature": (1.0, 1.0, "sampling temperature in training; not found; ours"),
     "max_tokens": (16384, 52, "longest continuation, counted behind the prefix; appendix F.1"),
-    "lr": (1e-6, 1e-4, "learning rate of AdamW; appendix F.1 (tiny: keeps most of the held-out score)"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; appendix F.1 (tiny: the baseline's)"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
     "weight_decay": (0.0, 0.0, "AdamW's; not found; ours"),
     "max_grad_norm": (1.0, 1.0, "gradients longer than this are shortened to it; not found; ours"),
