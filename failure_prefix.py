@@ -19,8 +19,8 @@ What changes against grpo.py:
     (4) refresh   after some steps mine and cut anew, with the model as it is then
 
 Read were abstracts, the official code ("code" below; it trains on ready prefixes) and two readers' notes on
-versions 1 and 2 ("note"). Left out: the code's chat prompt. What to expect on the
-tiny task is to be measured again (docs/failure_prefix.md).
+versions 1 and 2 ("note"). Left out: the code's chat prompt, and version 1's training questions of MATH.
+What else is ours, and what to expect on the tiny task (to be measured again): docs/failure_prefix.md.
 """
 
 from collections import Counter
@@ -53,7 +53,7 @@ SETTINGS = {
     "refresh_every": (0, 0, "steps after which to mine anew with the model of then; not found; ours"),
     "refresh_samples": (128, 64, "responses in which to look for a failure then; note on version 1"),
     "data": ("agentica-org/DeepScaleR-Preview-Dataset", "tiny/train.jsonl",
-             "training problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]"),
+             "problems: a .jsonl, .json or .parquet file, or a hub id[:config][@split]; note on version 1"),
     "instruction": ("\nPlease reason step by step, and put your final answer within \\boxed{}.", "",
                     "text after each question; code has it as a system turn"),
     "steps": (1000, 60, "batches of samples to learn from; code: 2,000 updates"),
