@@ -32,7 +32,7 @@ What changes against grpo.py:
 
 With another reward (--reward) "all right" is a group whose every reward is 1. The paper's other model,
 Qwen2.5-3B, takes the same settings. Other than in DAPO: one update a batch and no mini-batches, where its
-code makes 16; no second clip at ratio 10 for negative advantages (its code's); a batch that is still short
+code makes 16; no second clip at ratio 10 for negative advantages (verl's); a batch that is still short
 after max_draws is trained on; no penalty for overlong responses, which would give all-right groups a variance
 of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same advantages, but for the 1e-4
 under them. What to expect on the tiny task is to be

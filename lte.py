@@ -27,9 +27,9 @@ What changes against grpo.py:
     (4) count     questions with no, some and only right answers are counted before any hint
 
 Read were abstracts, version 1's figures ("figures" below) and digests. Not found, and ours: duplicates in the
-list, an empty or too long one (no hint), one count of tokens for both kinds of members, gamma, clip, learning
-rate, no KL term. Left out: methods with solutions from outside. What to expect on the tiny task is to be
-measured again (docs/lte.md).
+list, an empty or too long one (no hint), G' = G (all right then: no gradient), one count of tokens for both
+kinds of members, gamma, clip, learning rate, no KL term. Left out: methods with solutions from outside. What
+to expect on the tiny task is to be measured again (docs/lte.md).
 """
 
 import random

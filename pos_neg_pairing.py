@@ -46,7 +46,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import read_lines, write_lines
+from plumbing.records import fill_record, read_lines, read_record, write_lines
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -56,6 +56,7 @@ SETTINGS = {
     "compare": ([], ["pool"], "arms to train afterwards as well"),
     "hard_data": ("math-ai/aime25@test", "", "problems to pick q+ from, if not from --data; digest"),
     "probe_samples": (128, 32, "responses to each question in the probe; not found; ours"),
+    "chosen": ("", "", "chosen.jsonl of an earlier run, whose two questions to take: nothing is probed"),
     "questions": (1209, 400, "questions of the pool, picked by the seed, 0: all; digest: 1,209 of --data"),
     "band": (2, 2, "c: most failures of q- among G; digest, value not found, and its mirror for q+; ours"),
     "adv_mode": ("per_prompt", "per_prompt", "what advantages are normalised over: see pair_advantages",
@@ -108,48 +109,57 @@ def choose_pair(rates, *, group_size, band, rng, hard=None):
     return rng.choice(positive), rng.choice(negative)
 
 
-def probe(run, problems, purpose):
-    """Share of right answers to each problem among `probe_samples`, and how many tokens that took."""
-    groups = run.draw(problems, run.args.probe_samples, purpose, 0)
-    rates = [sum(r.right for r in group) / len(group) for group in groups]
-    return rates, sum(map(drawn_tokens, groups))
+def probe(run, problems):
+    """(1) `probe_samples` responses to each problem -> {"id", "right", "tokens"} of each, in probe.jsonl."""
+    def work(part, start):  # thousands of responses at a time, of which counts are kept
+        groups = run.draw(part, run.args.probe_samples, "probe", start)
+        return [{"id": problem["id"], "right": sum(r.right for r in group), "tokens": drawn_tokens(group)}
+                for problem, group in zip(part, groups, strict=True)]
+
+    return fill_record(run.out / "probe.jsonl", problems, work, len(problems), bool)
 
 
 def find_pair(run, pool, hard):
     """(1) Probe and choose -> q+ and q-, problems with "role" 1 and -1, and the tokens that took.
 
     pool, hard: problems; if hard is not empty, q+ is one of these. A resumed run reads them from
-    chosen.jsonl.
+    chosen.jsonl, and --chosen from that of another run. Raises InputError.
     """
     args, record = run.args, run.out / "chosen.jsonl"
-    by_id = {p["id"]: p for p in pool} | {f"hard {p['id']}": p for p in hard}
+    hard = [problem | {"id": f"hard {problem['id']}"} for problem in hard]  # the pool's are numbers too
+    by_id = {problem["id"]: problem for problem in [*run.problems, *hard]}
     lines = read_lines(record)
-    if len(lines) < 2:
+    if args.chosen:
+        lines = read_record(args.chosen, "id", "role", "probe", "again", "tokens", problems=by_id.values())
+    elif len(lines) < 2:
         run.sampler.sync()
-        rates, spent = probe(run, list(by_id.values()), "probe")
-        rates = dict(zip(by_id, rates, strict=True))
+        probed = probe(run, [*pool, *hard])
+        rates = {line["id"]: line["right"] / args.probe_samples for line in probed}
         rng = random.Random(derive_seed(args.seed, "choose", 0))
-        hard_ids = {name for name in by_id if str(name).startswith("hard")} or None
+        hard_ids = {problem["id"] for problem in hard} or None
         names = choose_pair(rates, group_size=args.group_size, band=args.band, rng=rng, hard=hard_ids)
         # Who was chosen for a rate was lucky in the probe: fresh samples say what the rate is.
-        again, more = probe(run, [by_id[name] for name in names], "again")
+        again = run.draw([by_id[name] for name in names], args.probe_samples, "again", 0)
         run.sampler.sleep()
+        spent = sum(line["tokens"] for line in probed) + sum(map(drawn_tokens, again))
         lines = [{"id": name, "role": role, "problem": by_id[name]["problem"], "probe": rates[name],
-                  "again": fresh, "tokens": (spent + more) / 2}
+                  "again": sum(r.right for r in fresh) / len(fresh), "tokens": spent / 2}
                  for name, role, fresh in zip(names, (1, -1), again)]
         write_lines(record, lines)
-    for line, name in zip(lines, ("q+", "q-")):
-        run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {line['probe']:.2f}, in "
-                f"fresh samples {line['again']:.2f}")
     pair = [by_id[line["id"]] | {"role": line["role"]} for line in lines]
+    for line, question, name in zip(lines, pair, ("q+", "q-")):
+        run.say(f"{name}: {question['problem']!r}; share of right answers in the probe {line['probe']:.2f}, "
+                f"in fresh samples {line['again']:.2f}")
     return pair, round(sum(line["tokens"] for line in lines))
 
 
 def hold_out(run, pair):
-    """Take the questions that are trained on out of the evaluation sets."""
+    """Take what is trained on out of the evaluation sets. Raises InputError if nothing is left of one."""
     trained_on = {str(question["problem"]) for question in pair}
     for name, problems in run.eval_sets.items():
         run.eval_sets[name] = [p for p in problems if str(p["problem"]) not in trained_on]
+        if not run.eval_sets[name]:
+            raise InputError(f"--eval-sets: {name} holds nothing but what is trained on; name another set")
 
 
 def pair_advantages(rewards, roles, mode="per_prompt", lambda_neg=1.0, scale_by_std=True):
@@ -198,13 +208,13 @@ def main(argv=None):
     model, tokenizer, sampler = run.model, run.tokenizer, run.sampler
     pool = Shuffled(run.problems, args.seed).draw(min(args.questions or len(run.problems), len(run.problems)))
     order, pair, spent = Shuffled(pool, args.seed), [], 0
-    if args.arm == "pair":
+    if args.chosen or "pair" in (args.arm, *args.compare):
         hard = run.load(args.hard_data, run.longest_prompt) if args.hard_data else []
         pair, spent = find_pair(run, pool, hard)                                                       # (1)
-    hold_out(run, pair)
+    hold_out(run, pair)  # whatever the arm: all of a run are evaluated on the same questions
     run.restore(order=order)
 
-    for step in run.steps(num_tokens=spent):
+    for step in run.steps(num_tokens=spent if args.arm == "pair" else 0):
         # ---- (b) sample ------------------------------------------------------------------------------------
         run.phase("sync")
         sampler.sync()
@@ -269,7 +279,7 @@ def main(argv=None):
         metrics |= pair_metrics(rewards, roles)
         run.finish_step(step, metrics, order=order)
     run.finish()
-    train_arms(main, argv, run, args.compare)
+    train_arms(main, argv, run, args.compare, "--chosen", args.chosen or str(run.out / "chosen.jsonl"))
 
 
 if __name__ == "__main__":

@@ -150,6 +150,8 @@ def check(values, table):
                 raise InputError(f"{flag} {text!r:.80}: is no text")
         if kind in (int, float):
             check_range(flag, value, RANGES.get(name, ELSE))
+        if name == "hint" and "{}" not in value:
+            raise InputError(f"{flag} {value!r:.80}: must have {{}} where the wrong answers go")
         permitted = row[3] if row and len(row) > 3 else ()
         if permitted and value not in permitted:
             raise InputError(f"{flag} {value}: must be one of {', '.join(permitted)}")

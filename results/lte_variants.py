@@ -9,6 +9,7 @@ Other flags go to lte.py. Logs the share of hinted members that mention a hint.
 """
 
 import sys
+from unittest import mock
 
 import torch
 import variants
@@ -48,9 +49,8 @@ def retry_prompts(questions, groups, tokenizer, **texts):
     prompts = []
     for question, group, others in zip(questions, groups, lists[1:] + lists[:1], strict=True):
         answers = [answer for answer in others if answer != question["answer"]]
-        cut_off = any(not r.finished for r in group)
-        text = lte.hinted_question(question["problem"], answers, cut_off, **texts)
-        prompts.append(lte.build_prompt(tokenizer, text, "") if text else None)
+        with mock.patch.object(lte, "wrong_answers", return_value=answers):  # all else as ever
+            prompts += RETRY_PROMPTS([question], [group], tokenizer, **texts)
     return prompts
 
 

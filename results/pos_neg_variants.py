@@ -79,7 +79,7 @@ def choose(rates, how, *, group_size, band, rng, hard=None, history=None):
 
 
 def probe(problems, purpose, generation):
-    """As pos_neg_pairing.probe, with samples of its own for every generation."""
+    """Share of right answers to each problem, in samples of every generation's own, and their tokens."""
     groups = GIVEN.run.draw(problems, GIVEN.args.probe_samples, purpose, generation)
     rates = [sum(r.right for r in group) / len(group) for group in groups]
     return rates, sum(map(drawn_tokens, groups))

@@ -38,7 +38,7 @@ def test_common_schemas(tmp_path, tiny, row, answer):
     assert (problem["problem"], problem["answer"]) == ("1+1", answer)
 
 
-HUB_ROWS = {  # one row of each public set, with its columns and the kinds of its values; the contents are ours
+HUB_ROWS = {  # a row of each public set: all its columns, or those that are read, with values of its kinds; the contents are ours
     "open-r1/DAPO-Math-17k-Processed:en": {
         "prompt": "1+1", "solution": "2", "data_source": "math_dapo", "ability": "MATH", "source_prompt": [{"content": "Solve 1+1", "role": "user"}],
         "reward_model": {"ground_truth": "2", "style": "rule-lighteval/MATH_v2"}, "extra_info": {"index": "a"}},

@@ -3,12 +3,14 @@
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import pos_neg_pairing
-from conftest import ROOT, Scripted, rows_of
+from common import Rollout
+from conftest import ROOT, Scripted, rows_of, stopped
 from plumbing import InputError
 from pos_neg_pairing import choose_pair, pair_advantages
 
@@ -172,8 +174,9 @@ def test_the_chosen_two_are_probed_again(whole_run):
     assert rows[1]["reward"] == pytest.approx((rows[1]["pair/reward_positive"] + rows[1]["pair/reward_negative"]) / 2)
 
 
-def test_the_chosen_two_are_never_evaluated(few, tmp_path, monkeypatch):
-    """The evaluation set holds the whole pool: of its 118 problems two are left out."""
+@pytest.mark.parametrize("arms", [("pair", "pool"), ("pool", "pair")])
+def test_the_chosen_two_are_never_evaluated(few, tmp_path, monkeypatch, arms):
+    """The evaluation set holds the whole pool: two of its 118 problems are left out, the same in both arms. Only one arm pays for them."""
     runs = []
 
     class Kept(pos_neg_pairing.Run):
@@ -182,10 +185,42 @@ def test_the_chosen_two_are_never_evaluated(few, tmp_path, monkeypatch):
             runs.append(self)
 
     monkeypatch.setattr(pos_neg_pairing, "Run", Kept)
-    pos_neg_pairing.main([*SMALL, *few, "--steps", "1", "--out", str(tmp_path / "run")])
+    pos_neg_pairing.main([*SMALL, arms[1], *few, "--arm", arms[0], "--steps", "1", "--out", str(tmp_path / "run")])
     chosen = {json.loads(line)["problem"] for line in (tmp_path / "run/chosen.jsonl").read_text().splitlines()}
-    evaluated = [problem["problem"] for problem in runs[0].eval_sets["few"]]
-    assert len(evaluated) == 116 and not chosen & set(evaluated)
+    for run in runs:
+        evaluated = [problem["problem"] for problem in run.eval_sets["few"]]
+        assert len(evaluated) == 116 and not chosen & set(evaluated)
+    assert [bool(run.rows[0]["num_tokens"]) for run in runs] == [arm == "pair" for arm in arms]
+    assert not (tmp_path / "run" / arms[1] / "probe.jsonl").exists()
+
+
+def test_a_set_that_holds_nothing_else_is_refused():
+    run = SimpleNamespace(eval_sets={"few": [{"problem": "1+1"}, {"problem": "2+2"}]})
+    with pytest.raises(InputError, match="few holds nothing but what is trained on"):
+        pos_neg_pairing.hold_out(run, [{"problem": "1+1"}, {"problem": "2+2"}])
+
+
+def test_the_probe_goes_by_chunks_and_keeps_counts(tmp_path):
+    """Three samples of 130 problems: the i-th is right i % 4 times, at most 3. Stopped after two chunks, it goes on with the third."""
+    asked, problems = [], [{"id": i} for i in range(130)]
+
+    def draw(part, n, purpose, start):
+        asked.append((start, len(part)))
+        return [[Rollout([1, 1], [2] * 5, [0.0] * 5, True, reward=float(k < p["id"] % 4)) for k in range(n)] for p in part]
+
+    run = SimpleNamespace(out=tmp_path, args=SimpleNamespace(probe_samples=3), draw=draw)
+    lines = pos_neg_pairing.probe(run, problems)
+    assert asked == [(0, 64), (64, 64), (128, 2)]
+    assert lines == [{"id": i, "right": i % 4, "tokens": 3 * 7} for i in range(130)]
+    kept = (tmp_path / "probe.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "probe.jsonl").write_text("".join(kept[:128]))
+    assert pos_neg_pairing.probe(run, problems) == lines and asked[3:] == [(128, 2)]
+
+
+def test_a_record_of_something_else_is_refused(whole_run, few, tmp_path):
+    for file, message in ((whole_run / "probe.jsonl", "is another kind of record"), (tmp_path / "none.jsonl", "holds no line")):
+        line = stopped(pos_neg_pairing.main, *SMALL, *few, "--chosen", str(file), "--out", str(tmp_path / file.stem))
+        assert message in line
 
 
 def test_a_resumed_run_trains_on_the_same_two(whole_run, few, tmp_path):

@@ -137,6 +137,7 @@ def test_values_that_a_setting_cannot_have(flags, message):
     ("failure_prefix", ["--cuts", "0"], "--cuts 0: must be at least 1"),
     ("failure_prefix", ["--saturated-high", "100"], "--saturated-high 100: is more than --screen-samples 32"),
     ("pos_neg_pairing", ["--band", "100"], "--band 100: is more than --group-size 8"),
+    ("lte", ["--hint", " not this"], "--hint ' not this': must have {} where the wrong answers go"),
     ("pos_neg_pairing", ["--probe-samples", "0"], "--probe-samples 0: must be at least 1"),
 ])  # fmt: skip
 def test_values_that_a_methods_setting_cannot_have(script, flags, message):

@@ -90,6 +90,8 @@ def test_a_placebo_is_another_questions_list(tiny, monkeypatch):
     prompts = lte_variants.retry_prompts(questions, groups, tiny[1], **texts)
     assert [tiny[1].decode(ids) for ids in prompts] == ["<|user|>1+1 not 7<|assistant|>", "<|user|>2+2 not 6<|assistant|>"]
     assert lte_variants.retry_prompts(questions[:1], groups[:1], tiny[1], **texts) == [None]
+    questions[1]["problem"] = [{"role": "user", "content": "2+2"}]  # chat messages
+    assert lte_variants.retry_prompts(questions, groups, tiny[1], **texts) == prompts
 
 
 # ---- failure prefixes ----
