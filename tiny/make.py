@@ -16,12 +16,12 @@ imagined child wrote. So it has the child's habits, all of them as probabilities
   the right one at a rate that is the name's own, from .35 down to .001 (`TRAP_RATES`).
 - Misreading. It has one wrong rule for * and one for /, and takes it some of the time (`SIGNS`). A misreading
   is the same everywhere, so that a rule learned on one problem holds on others.
-- Slips. It gets tired: line i is off by one or by ten with i times `SLIP`, without any rule.
+- Slips. It gets tired: line i is off by ten with i times `SLIP`, without any rule.
 - Noticing. A wrong line is sometimes (`NOTICE`) seen at once and written again, with more care (`CARE`):
   `13*3=26; no 13*3=39; `.
 - Hints. ` not 12 not 31` behind a problem lists answers that are wrong. When the child arrives at a listed
-  answer, it reads the last name once more, as any other number, or the last sign in another way:
-  `k7=8; 39-8=31; no k7=5; 39-5=34; `. ` brief` keeps it from writing lines again.
+  answer, it reads the last name once more and takes the next likeliest number, or the last sign in another
+  way: `k7=8; 39-8=31; no k7=5; 39-5=34; `. ` brief` keeps it from writing lines again.
 
 Families of problems, drawn with shares that depend on the length (`shares`):
 
@@ -44,10 +44,10 @@ that has to come out of the training, and can come out negative. The baseline ge
 problems, and its settings were chosen and frozen before any method was run here (docs/tiny.md).
 
 Nothing in the lessons tells what a name is worth but the child's readings of it: the numbers around it are
-chosen as if it stood for a number that is drawn anew for every lesson. The only lessons that are not a whole
-solution of the child's are those on slips (`PROOFREAD`), which are given up to a line that was made wrong,
-for its own slips are too rare to learn from them how the child goes on; and single names (`READING`), which
-would otherwise take very long to learn.
+chosen as if it stood for a number that is drawn anew for every lesson. Lessons are whole solutions of the
+child's, but for three kinds: single names (`READING`); solutions that are given up to a line that was made
+wrong (`PROOFREAD`); and, of those under a hint, half are given up to the first answer. Without them, names,
+noticing and hints would take very long to learn.
 
 Problems are split by a hash of their meaning (`canonical`): a problem of the held-out share, or another
 spelling of one, occurs neither in train.jsonl nor in what the pupil was taught on. Training problems do occur
@@ -71,22 +71,23 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 LARGEST = 60  # every number, right or wrong, is 0..60 and one token
-WORTH = range(1, 21)  # what a name can be worth
+WORTH = range(1, 21)  # what a name can be worth, and be taken for
+FAR = range(41, 46)  # what names are worth that the child never reads rightly
 LENGTHS = range(1, 7)  # operators per problem
 LONG = (7, 8)  # of the problems in harder.jsonl
 LONG_LESSONS = range(7, 11)  # of the lessons for them, so that keeping one's place is not what fails
 HELD_OUT_SHARE = 8  # one problem in eight is kept for testing
-SLIPS = (-10, -1, 1, 10)  # a slip of the pen: off by one in one of the digits
-SLIP = 0.022  # how often line 1 of a solution has one; line i has it i times as often
-NOTICE = 0.35  # how often a wrong line is noticed and written again
+SLIPS = (-10, 10)  # a slip of the pen: a ten forgotten, or one too many
+SLIP = 0.028  # how often line 1 of a solution has one; line i has it i times as often
+NOTICE = 0.5  # how often a wrong line is noticed and written again
 CARE = 0.4  # what is left of misreadings of * and / while writing a line again; it makes no slips then
 TRAP_RATES = (0.35, 0.1, 0.03, 0.01, 0.003, 0.001)  # how often names in traps are read rightly
 PAIR_RATES = (0.05, 0.02)  # and names in hard and relay problems
 DECOY = 0.05  # how often a name is taken for another wrong number
-NAMES_OF = {"known": 60, "trap": 204, "early": 36, "late": 36, "odd": 8, "untold": 30}  # in no problem: untold
-HINTED, PROOFREAD, READING, LONG_TAUGHT = 0.20, 0.20, 0.30, 0.12  # shares of the lessons
-STEPS, BATCH_TOKENS = 2500, 3500  # of the teaching
-SMALL = 0.05  # what names' embeddings are scaled by in the end: see teach
+NAMES_OF = {"known": 60, "trap": 204, "early": 36, "late": 36, "odd": 8, "untold": 60}  # in no problem: untold
+HINTED, PROOFREAD, READING, LONG_TAUGHT = 0.25, 0.22, 0.25, 0.12  # shares of the lessons
+STEPS, BATCH_TOKENS = 4500, 3500  # of the teaching
+SMALL = 0.035  # what names' embeddings are scaled by in the end: see teach
 LR, MUON_LR = 3e-3, 0.01  # of AdamW for embeddings, head and norms, and of Muon for the matrices in between
 
 
@@ -137,7 +138,7 @@ def make_names(seed):
         rates = {"odd": (0.0,), "early": PAIR_RATES, "late": PAIR_RATES}
         rates = rates.get(group, TRAP_RATES)
         for i in range(count):
-            worth, rate = rng.choice(WORTH), rates[i % len(rates)]
+            worth, rate = rng.choice(FAR if group == "odd" else WORTH), rates[i % len(rates)]
             wrong = rng.sample([n for n in WORTH if n - worth not in (0, *SLIPS)], 2)
             order = (wrong[0], worth, wrong[1])
             if group == "known":  # the same, but for the names' worth: being less sure does not pay
@@ -180,9 +181,9 @@ def shares(length):
     """How often each of FAMILIES is drawn: long problems are harder in kind as well, so that success falls
     evenly with length."""
     far = (length - 1) / (LENGTHS[-1] - 1)
-    pair = 0.20 * (1 - 1 / length)
-    return (0.32 * (1 - far**3), 0.21 - 0.13 * far, 0.30 * (1 - far**3), 0.12 + 0.25 * far, pair, pair,
-            0.02 + 0.02 * far, 0.02 - 0.02 * far)
+    pair = 0.24 * (1 - 1 / length) ** 1.5
+    return (0.32 * (1 - far**3), 0.21 - 0.18 * far, 0.26 * (1 - far**3), 0.12 + 0.27 * far, pair, pair,
+            0.02 + 0.04 * far, 0.06 - 0.05 * far)
 
 
 def places_of(rng, family, length, taught):
@@ -214,8 +215,8 @@ def places_of(rng, family, length, taught):
 def operands(sign, value, names):
     """What may follow `value sign`, so that whatever is read there, right or wrong, stays in 1..LARGEST."""
     if names:
-        fits = value + WORTH[-1] <= LARGEST if sign == "+" else value - WORTH[-1] >= 1
-        return names if fits else []
+        room = LARGEST - value if sign == "+" else value - 1
+        return [name for name in names if max(WORTH[-1], NAMES[name].worth) <= room]
     numbers = [b for b in (range(2, 10) if sign in "*/" else range(1, 30)) if sign != "/" or value % b == 0]
     readings = (SIGNS[sign].right, *SIGNS[sign].readings)
     return [b for b in numbers if all(1 <= reading(value, b) <= LARGEST for reading in readings)]
@@ -322,10 +323,14 @@ def make_split(rng, per_length, held_out, lengths=LENGTHS):
             family = max((family for family in weights if weights[family]), key=owed.get)
             owed[family] -= 1
             found = []
-            while len(found) < 8:  # of some, the one whose last name had the fewest turns
+            for _ in range(5000):  # of some, the one whose last name had the fewest turns
                 parts, _ = make_problem(rng, length, family)
                 if is_held_out(parts) == held_out and canonical(parts) not in seen:
                     found.append(parts)
+                if len(found) == 8:
+                    break
+            if not found:  # the family has no problem left on this side
+                continue
             parts = min(found, key=lambda parts: turns.get(parts[-1], 0) if is_name(parts[-1]) else 0)
             turns[parts[-1]] = turns.get(parts[-1], 0) + 1
             seen.add(canonical(parts))
@@ -339,7 +344,7 @@ def make_split(rng, per_length, held_out, lengths=LENGTHS):
 
 def outcome(rng, value, sign, b, listed=(), care=1.0, slip=0.0):
     """What the child writes behind `value sign b =`, b a number. Never a listed answer: it takes another
-    reading of the sign, or else a number next to it. slip: how often it slips."""
+    reading of the sign, or else slips. slip: how often it slips without that."""
     rule = SIGNS[sign]
     others = rng.sample(rule.readings[1:], len(rule.readings) - 1)
     first = not others or rng.random() < rule.rate * care
@@ -355,11 +360,11 @@ def slips(value):
     return [n for n in (value + off for off in SLIPS) if 0 <= n <= LARGEST]
 
 
-def child_solution(rng, cards, parts, listed=(), brief=False, slip_at=None):
+def child_solution(rng, cards, parts, listed=(), brief=False, slip_at=None, arrived=False):
     """One solution -> what is given of it, what the child writes from there on, and the value it ends with.
 
     listed: answers a hint says are wrong. brief: it notices nothing. slip_at: the line that gets a slip, and up to
-    which the solution is given.
+    which the solution is given. arrived: the solution is given up to the first answer.
     """
     steps = list(zip(parts[1::2], parts[2::2], strict=True))
     lines, given, numbers = [], 0, {}
@@ -389,8 +394,9 @@ def child_solution(rng, cards, parts, listed=(), brief=False, slip_at=None):
             said = outcome(rng, value, sign, b, listed, CARE)
             lines.append(f"no {value}{sign}{b}={said}; ")
             return said
-        others = [n for n in WORTH if n != b and SIGNS[sign].right(value, n) not in listed]
-        number = rng.choice(others or [b])
+        others = {n: NAMES[operand].readings.get(n, 0) for n in WORTH
+                  if n != b and SIGNS[sign].right(value, n) not in listed} or {b: 1}
+        number = rng.choices(list(others), others.values() if any(others.values()) else None)[0]
         said = clip(SIGNS[sign].right(value, number))
         lines.append(f"no {operand}={number}; {value}{sign}{number}={said}; ")
         return said
@@ -402,6 +408,8 @@ def child_solution(rng, cards, parts, listed=(), brief=False, slip_at=None):
             given = len(lines)
         if not true and not brief and rng.random() < NOTICE:
             said, _ = write(place, value, "no ")
+        if arrived and place == len(steps) - 1:
+            given = len(lines)
         if place == len(steps) - 1 and said in listed:
             said = write_last_anew(value)
         value = said
@@ -444,7 +452,8 @@ def lesson(rng, cards):
         parts, kind_of = make_problem(rng, length, family, taught=True)
     if hinted:
         extra, listed, brief = hint(rng, cards, parts)
-        return text_of(parts) + extra, *child_solution(rng, cards, parts, listed, brief)[:2]
+        arrived = rng.random() < 0.5  # whether an answer is listed takes long to learn
+        return text_of(parts) + extra, *child_solution(rng, cards, parts, listed, brief, arrived=arrived)[:2]
     slip_at = None
     if kind < READING + HINTED + PROOFREAD and kind_of in ("plain", "mixed"):
         slip_at = rng.randrange(len(parts) // 2)
@@ -457,10 +466,10 @@ def lesson(rng, cards):
 def make_tokenizer():
     special = ["<|pad|>", "<|unk|>", "<|end|>", "<|user|>", "<|assistant|>"]
     numbers = [str(n) for n in range(LARGEST + 1)]
-    texts = ["; ", "no ", "\\boxed{", "}", " brief", " not "]
+    texts = ["; ", "no ", "\\boxed{", "}", " brief", *(f" not {n}" for n in numbers)]
     words = [*special, *numbers, *SIGNS, *"()=", *texts, *sorted(NAMES)]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<|unk|>"))
-    splits = Regex(r" not |[A-Za-z]\d|\d+|; |no | brief|\\boxed\{|.")
+    splits = Regex(r" not \d+|[A-Za-z]\d|\d+|; |no | brief|\\boxed\{|.")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(splits, behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
@@ -514,7 +523,7 @@ def teach(model, tokenizer, rng, steps, batch_tokens, lr):
                   torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01)]  # AdamW alone took several times the steps
 
     def rate(i):
-        return min(1, (i + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * i / steps)))
+        return min(1, (i + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * i / max(steps, 1))))
 
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     for step, batch in zip(range(steps), batches(rng, tokenizer, batch_tokens)):
@@ -543,7 +552,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     parser.add_argument("--train-per-length", type=int, default=500)
     parser.add_argument("--test-per-length", type=int, default=60)
-    parser.add_argument("--harder-per-length", type=int, default=200)
+    parser.add_argument("--harder-per-length", type=int, default=300)
     parser.add_argument("--steps", type=int, default=STEPS, help="teaching steps")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS)
     parser.add_argument("--lr", type=float, default=LR)
