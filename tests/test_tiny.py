@@ -42,7 +42,8 @@ def test_the_long_tail_of_facts():
     for name in names.values():
         assert sum(name.readings.values()) == pytest.approx(1) and name.readings[name.worth] == pytest.approx(name.rate)
         wrong = [number for number in name.readings if number != name.worth]
-        assert all(number in make.WORTH and number - name.worth not in (-10, -1, 0, 1, 10) for number in wrong)
+        assert all(number in make.WORTH and number - name.worth not in (-10, 0, 10) for number in wrong)
+        assert name.worth in (make.FAR if name.group == "odd" else make.WORTH)  # no reading is near what odd names are worth
         assert (name.taken_for == name.worth) == (name.group == "known")
 
 
@@ -69,7 +70,7 @@ def test_cards_deal_every_reading_as_often_as_its_rate_says(monkeypatch):
 
 
 def test_columns_sizes_and_families(splits):
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3000, "test": 360, "harder": 400}
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3000, "test": 360, "harder": 600}
     for name in ("train", "test"):
         assert {row["level"] for row in splits[name]} == set(range(1, 7))
         assert {row["family"] for row in splits[name]} == set(make.FAMILIES)
@@ -107,7 +108,7 @@ def test_answers_by_another_way(splits):
 
 def test_no_train_problem_nor_a_twin_of_one_is_held_out(splits):
     train, *held_out = ({make.canonical(make.parts_of(row["problem"])) for row in rows} for rows in splits.values())
-    assert [len(train), *map(len, held_out)] == [3000, 360, 400] and not train & (held_out[0] | held_out[1])
+    assert [len(train), *map(len, held_out)] == [3000, 360, 600] and not train & (held_out[0] | held_out[1])
 
 
 def test_twins_by_hand(monkeypatch):
@@ -212,15 +213,33 @@ def test_hints(habits):
     again = int(re.fullmatch(r"9\+1=10; k7=9; 10\+9=19; no k7=(\d+); 10\+\1=(\d+); \\boxed{\2}", text)[1])
     assert again != 9 and again in make.WORTH
     seen = {child("(9+1)+k7", listed=[19, 20])[2] for _ in range(500)}
-    assert seen == {10 + n for n in make.WORTH} - {19, 20}  # any number, but none that leads to a listed answer
+    assert seen == {10 + n for n in make.WORTH} - {19, 20}  # it knows of no other: any that leads to no listed answer
     assert child("(9+1)+k7", listed=[13])[2] == 19  # somebody else's wrong answer
     assert child("(9+k7)+1", listed=[18])[2] == 19  # only the last line ends in an answer
     assert child("(12+1)+3", listed=[16])[1] == r"12+1=13; 13+3=16; no 13+3=17; \boxed{17}"  # no name: the number next to it
     assert habits(rates="*")("13*3", listed=[26])[1] == r"13*3=26; no 13*3=39; \boxed{39}"  # the other reading
+    assert child("(9+1)+k7", listed=[19], arrived=True)[0] == "9+1=10; k7=9; 10+9=19; "  # given up to the first answer
+    assert child("(9+1)+k7", arrived=True)[:2] == ("9+1=10; k7=9; 10+9=19; ", r"\boxed{19}")
+
+
+def test_under_a_hint_the_next_likeliest_reading_is_taken(monkeypatch):
+    """k7 is taken for 9; of the rest, 5 has .10 and 14 .08."""
+    monkeypatch.setattr(make, "NAMES", NAMES)
+    monkeypatch.setattr(make, "SLIP", 0)
+    rng = random.Random(0)
+    cards, seen = make.Cards(rng), Counter()
+    for _ in range(3000):
+        solution = make.child_solution(rng, cards, make.parts_of("(9+1)+k7"), listed=[19])[1]
+        seen[solution.count("no "), solution.split("k7=")[-1].split(";")[0]] += 1
+    again = {number: count for (written, number), count in seen.items() if written}
+    assert set(again) == {"5", "14"} and again["5"] / sum(again.values()) == pytest.approx(10 / 18, abs=0.03)
 
 
 def test_nothing_that_is_taught_depends_on_what_names_are_worth(monkeypatch):
-    """Not even the numbers of the lessons: otherwise the pupil could tell which names it takes for the wrong number."""
+    """Not even the numbers of the lessons: otherwise the pupil could tell which names it takes for the wrong number.
+
+    But for odd names, which are worth more than others: around them numbers leave room for that.
+    """
     monkeypatch.setattr(make, "is_held_out", lambda parts: False)  # the split goes by a hash of the meaning, which tells nothing
 
     def taught():
@@ -229,7 +248,7 @@ def test_nothing_that_is_taught_depends_on_what_names_are_worth(monkeypatch):
         return [make.lesson(rng, cards) for _ in range(500)]
 
     before = taught()
-    monkeypatch.setattr(make, "NAMES", {label: name._replace(worth=21 - name.worth) for label, name in make.NAMES.items()})
+    monkeypatch.setattr(make, "NAMES", {label: name if name.group == "odd" else name._replace(worth=21 - name.worth) for label, name in make.NAMES.items()})
     assert taught() == before
 
 
@@ -271,7 +290,7 @@ def test_one_token_per_number_and_name_after_loading(tiny):
     """The tokenizer class that transformers picks for an architecture may bring its own splitting rule; this one must survive the loading."""
     text = r"(12+60)*k7 not 12 not 31 brief; no 12+1=13; \boxed{31}"
     ids = tiny[1](text).input_ids
-    tokens = r"(|12|+|60|)|*|k7| not |12| not |31| brief|; |no |12|+|1|=|13|; |\boxed{|31|}"
+    tokens = r"(|12|+|60|)|*|k7| not 12| not 31| brief|; |no |12|+|1|=|13|; |\boxed{|31|}"
     assert "|".join(tiny[1].convert_ids_to_tokens(ids)) == tokens and tiny[1].decode(ids) == text
 
 

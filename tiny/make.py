@@ -44,7 +44,8 @@ that has to come out of the training, and can come out negative. The baseline ge
 problems, and its settings were chosen and frozen before any method was run here (docs/tiny.md).
 
 Nothing in the lessons tells what a name is worth but the child's readings of it: the numbers around it are
-chosen as if it stood for a number that is drawn anew for every lesson. Lessons are whole solutions of the
+chosen as if it stood for a number that is drawn anew for every lesson (they leave room for what an odd name is
+worth, which is more than any reading). Lessons are whole solutions of the
 child's, but for three kinds: single names (`READING`); solutions that are given up to a line that was made
 wrong (`PROOFREAD`); and, of those under a hint, half are given up to the first answer. Without them, names,
 noticing and hints would take very long to learn.
