@@ -75,7 +75,7 @@ SETTINGS = {
     "entropy_coef": (0.0, 0.0, "weight of an entropy bonus; code: none"),
     "eval_every": (100, 20, "steps between evaluations (one comes before step 1 and one at the end)"),
     "eval_samples": (1, 4, "responses to each held-out question; ours"),
-    "final_eval_samples": (32, 0, "the same, before and after training, 0: as many; code"),
+    "final_eval_samples": (32, 0, "the same, before and after training, 0: as many; code (see docs/gpu.md)"),
     "eval_temperature": (0.6, 1.0, "sampling temperature in evaluation; code (tiny: as in training)"),
     "eval_max_tokens": (32000, 80, "longest response in evaluation, 0: --max-tokens; code"),
     "eval_sets": (

@@ -23,7 +23,7 @@ def dry_run(args, script):
     print(f"dry run of {script}: {parameters / 1e9:.2f} B parameters, a context of "
           f"{config.max_position_embeddings:,}")
     masters, _ = fit_memory(args, args.out or ".", gpu, gpus)
-    problems, eval_sets = read_data(args, config)
+    problems, eval_sets, hard = read_data(args, config)
     count = gpus or 1
     length = int(LENGTH * args.max_tokens)
     eval_length = int(LENGTH * (args.eval_max_tokens or args.max_tokens))
@@ -39,14 +39,17 @@ def dry_run(args, script):
     update = passes * parameters * step * (prompt + length) / OPERATIONS / count / 3600
     update += updates * parameters * (HOST_STEP if masters == "cpu" else GPU_STEP / count) / 3600
     held_out = sum(map(len, eval_sets.values()))
-    between, ends = (n * held_out for n in (args.eval_samples, args.final_eval_samples or args.eval_samples))
+    questions = min(getattr(args, "questions", 0) or len(problems), len(problems))
+    own = questions if hasattr(args, "max_attempts") else 0  # the unsolved ones of prefix_rl.py: run.own_sets
+    final = args.final_eval_samples or args.eval_samples
+    between, ends = (n * held_out + args.eval_samples * own for n in (args.eval_samples, final))
     times = max(0, args.steps - 1) // args.eval_every  # the last step's is one of the ends
     # name, times, responses, tokens of each, hours
     rows = [("sampling of a step", args.steps, draws * step, length, hours(draws * step)),
             ("update of a step", args.steps, step, length, update),
             ("an evaluation in between", times, between, eval_length, hours(between, eval_length)),
             ("the first and the last", 1 + (args.steps > 0), ends, eval_length, hours(ends, eval_length))]
-    for name, responses in once(args, len(problems)).items():
+    for name, responses in once(args, questions, len(hard)).items():
         rows.append((name, 1, responses, length, hours(responses)))
     print(f"\nhours on {count} GPU{'s' * (count > 1)}: estimates, for responses of {length:,} tokens "
           f"({LENGTH} of --max-tokens; {eval_length:,} in\nevaluation), all trained on, "
@@ -59,12 +62,14 @@ def dry_run(args, script):
     print(f"| all | | | | | {sum(times * each for _, times, _, _, each in rows):.1f} |")
 
 
-def once(args, problems):
-    """Responses that a method draws once, before its first step -> {what: number}, known by its settings."""
+def once(args, questions, hard):
+    """Responses that a method draws once, before its first step -> {what: number}, known by its settings.
+
+    questions: to draw them for; hard: further ones, which q+ comes from.
+    """
     settings, found = vars(args), {}
-    questions = settings.get("questions") or problems
     if "probe_samples" in settings:
-        found["probe"] = min(questions, problems) * settings["probe_samples"]
+        found["probe, and again of the two"] = (questions + hard + 2) * settings["probe_samples"]
     if "screen_samples" in settings:
         found["screening, if every question is of use"] = questions * settings["screen_samples"]
     if "cut_samples" in settings:
@@ -75,7 +80,7 @@ def once(args, problems):
 
 
 def read_data(args, config):
-    """Problems and evaluation sets, read as the run reads them."""
+    """Problems, evaluation sets and hard problems, [] without, read as the run reads them."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             here_or_in_repository(args.model), trust_remote_code=args.trust_remote_code)
@@ -86,9 +91,11 @@ def read_data(args, config):
               "longest_prompt": config.max_position_embeddings - args.max_tokens}
     problems = load_problems(args.data, tokenizer, question_column=args.question_column,
                              answer_column=args.answer_column, **shared)
+    hard = load_problems(args.hard_data, tokenizer, **shared) if getattr(args, "hard_data", "") else []
     shared["longest_prompt"] -= (args.eval_max_tokens or args.max_tokens) - args.max_tokens
     eval_sets = {set_name(source): load_problems(source, tokenizer, **shared) for source in args.eval_sets}
-    counted = ", ".join(f"{name} {len(some):,}" for name, some in {args.data: problems, **eval_sets}.items())
+    sets = {args.data: problems, **({args.hard_data: hard} if hard else {}), **eval_sets}
+    counted = ", ".join(f"{name} {len(some):,}" for name, some in sets.items())
     longest = max(len(p["prompt_ids"]) for some in [problems, *eval_sets.values()] for p in some)
     print(f"problems: {counted}; longest prompt {longest:,} tokens")
-    return problems, eval_sets
+    return problems, eval_sets, hard

@@ -170,20 +170,29 @@ def load_tokenizer():
     return AutoTokenizer.from_pretrained(ROOT / common.TINY_MODEL)
 
 
+# What is drawn once, of 18 questions; pairing has 18 hard ones besides, and probes two again.
+ONCE = {"failure_prefix": [("screening, if every question is of use", "576"), ("trying cuts", "5,184")],
+        "prefix_rl": [("screening, if every question is of use", "9,216"), ("collecting traces, at most", "45,000")],
+        "pos_neg_pairing": [("probe, and again of the two", "4,864")]}  # fmt: skip
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_dry_run_of_every_script(script, model_7b, few_test, tmp_path, capsys, monkeypatch):
     """It reads the data, loads no weights, writes nothing and ends with 0."""
     monkeypatch.chdir(tmp_path)
     flags = ["--model", model_7b, "--data", few_test, "--eval-sets", few_test, "--eval-samples", "4", "--eval-every", "20"]
+    flags += ["--hard-data", few_test] if script == "pos_neg_pairing" else []
     with pytest.raises(SystemExit) as end:
         importlib.import_module(script).main([*flags, "--steps", "100", "--dry-run", "--gpu-memory", "80", "--gpus", "8"])
     printed = capsys.readouterr().out
     assert not end.value.code and list(tmp_path.iterdir()) == []
     assert re.search(rf"dry run of {script}.py: 7.6\d B parameters, a context of 32,768", printed)
     assert "problems: " in printed and "longest prompt" in printed and "hours on 8 GPUs: estimates" in printed
-    assert re.search(r"\| an evaluation in between \| 4 \| 72 \|", printed)  # at 20, 40, 60 and 80; 18 questions
+    own = 18 * 4 if script == "prefix_rl" else 0  # 18 held-out questions, and at most 18 unsolved ones with 4 samples whenever there is any
+    assert re.search(rf"\| an evaluation in between \| 4 \| {72 + own} \|", printed)  # at 20, 40, 60 and 80
     final = importlib.import_module(script).SETTINGS["final_eval_samples"][0]
-    assert re.search(rf"\| the first and the last \| 2 \| {18 * final:,} \|", printed)
+    assert re.search(rf"\| the first and the last \| 2 \| {18 * final + own:,} \|", printed)
+    assert re.findall(r"^\| (?!sampling of|update of|an eval|the first|all)(\D+) \| 1 \| ([\d,]+) \|", printed, re.M) == ONCE.get(script, [])
 
 
 def test_the_hours_of_a_dry_run_by_hand(model_7b, few_test, tmp_path, capsys, monkeypatch):
