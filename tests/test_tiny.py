@@ -248,7 +248,8 @@ def test_nothing_that_is_taught_depends_on_what_names_are_worth(monkeypatch):
         return [make.lesson(rng, cards) for _ in range(500)]
 
     before = taught()
-    monkeypatch.setattr(make, "NAMES", {label: name if name.group == "odd" else name._replace(worth=21 - name.worth) for label, name in make.NAMES.items()})
+    turned = {x: name if name.group == "odd" else name._replace(worth=21 - name.worth) for x, name in make.NAMES.items()}
+    monkeypatch.setattr(make, "NAMES", turned)
     assert taught() == before
 
 
