@@ -24,7 +24,7 @@ import variants
 import pos_neg_pairing
 from common import group_advantages
 from plumbing import InputError, derive_seed
-from plumbing.records import append, read_lines, write_aside
+from plumbing.records import append, read_lines, read_record, write_aside
 from plumbing.run import drawn_tokens
 from plumbing.verifier import last_boxed
 
@@ -85,6 +85,16 @@ def probe(problems, purpose, generation):
     return rates, sum(map(drawn_tokens, groups))
 
 
+def visited(history):
+    """The accuracies of every visit in a run of the arm pool, {id: list}, and the tokens that it drew.
+
+    Raises InputError.
+    """
+    lines = read_record(history or "--history", "id", "accuracies")
+    seen = {line["id"]: line["accuracies"] for line in lines}
+    return seen, read_record(Path(history).with_name("metrics.jsonl"), "num_tokens")[-1]["num_tokens"]
+
+
 def chosen(pool, hard, generation):
     """The questions of one generation, from chosen.jsonl if it has them -> problems with "role", and tokens
     spent."""
@@ -94,12 +104,9 @@ def chosen(pool, hard, generation):
     if not lines:
         GIVEN.run.sampler.sync()
         rates, spent, history = {}, 0, None
-        if args.choose == "variance":  # needs no probe
-            history = (
-                {line["id"]: line["accuracies"] for line in read_lines(args.history)}
-                if args.history
-                else None
-            )
+        if args.choose == "variance":  # needs no probe, but the run that visited the whole pool
+            history, spent = visited(args.history)
+            spent *= generation == 0  # which is paid for once
         else:
             found, spent = probe(list(by_id.values()), "probe", generation)
             rates = dict(zip(by_id, found, strict=True))

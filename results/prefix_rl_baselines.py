@@ -9,7 +9,8 @@ loop.
 
 Other flags go to prefix_rl.py. How the paper trained on the traces, and what it cut the weights at, was not
 found: EPOCHS, BATCH, LR and CAP are ours. The paper's weights approximate the share of answers that were
-accepted as traces (F.1.1), by a formula that was not found; ours leave it out.
+accepted as traces (F.1.1), by a formula that was not found; ours leave it out. num_tokens and flops are those
+of the groups that are trained on, the trace in place of the response that gives way to it: G - 1 would do.
 """
 
 import sys

@@ -175,6 +175,23 @@ def test_what_was_chosen_once_is_never_evaluated_again(monkeypatch):
     assert list(run.steps()) == [1, 2, 3, 4, 5] and done == [["new 1"], ["new 2"]]
 
 
+def test_who_is_chosen_by_history_owes_the_run_that_made_it(tmp_path, monkeypatch):
+    """Two questions visited twice in a run of 5,000 tokens; fresh samples of both take 2 x 4 x 3. A new choice owes the samples alone."""
+    (tmp_path / "pool").mkdir()
+    history, rows = tmp_path / "pool/history.jsonl", [{"step": i, "num_tokens": 2500 * i} for i in range(3)]
+    history.write_text("".join(json.dumps({"id": i, "accuracies": [0.2, 0.7]}) + "\n" for i in range(2)))
+    (tmp_path / "pool/metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    args = SimpleNamespace(choose="variance", history=str(history), group_size=8, band=2, probe_samples=4, seed=0)
+    sampler = SimpleNamespace(sync=lambda: None, sleep=lambda: None)
+    run = SimpleNamespace(out=tmp_path, sampler=sampler, draw=lambda some, n, *purpose: [[Rollout([1], [2, 2], [0.0] * 2, True)] * n for _ in some])
+    monkeypatch.setattr(pos_neg_variants, "GIVEN", SimpleNamespace(args=args, run=run))
+    pool = [{"id": i, "problem": str(i), "prompt_ids": [1]} for i in range(3)]
+    assert [pos_neg_variants.chosen(pool, [], generation)[1] for generation in (0, 0, 1)] == [5024, 5024, 24]
+    args.history = ""
+    with pytest.raises(InputError, match="^--history: holds no line"):
+        pos_neg_variants.chosen(pool, [], 2)
+
+
 # ---- whole runs ----
 
 
