@@ -46,7 +46,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import read_lines, write_lines
+from plumbing.records import write_lines
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -123,9 +123,8 @@ def find_pair(run, pool, hard):
     """
     args, record = run.args, run.out / "chosen.jsonl"
     by_id = {p["id"]: p for p in pool} | {f"hard {p['id']}": p for p in hard}
-    lines = read_lines(record)
-    if len(lines) < 2:
-        run.sampler.sync()
+
+    def choose():
         rates, spent = probe(run, list(by_id.values()), "probe")
         rates = dict(zip(by_id, rates, strict=True))
         rng = random.Random(derive_seed(args.seed, "choose", 0))
@@ -133,11 +132,13 @@ def find_pair(run, pool, hard):
         names = choose_pair(rates, group_size=args.group_size, band=args.band, rng=rng, hard=hard_ids)
         # Who was chosen for a rate was lucky in the probe: fresh samples say what the rate is.
         again, more = probe(run, [by_id[name] for name in names], "again")
-        run.sampler.sleep()
         lines = [{"id": name, "role": role, "problem": by_id[name]["problem"], "probe": rates[name],
                   "again": fresh, "tokens": (spent + more) / 2}
                  for name, role, fresh in zip(names, (1, -1), again)]
         write_lines(record, lines)
+        return lines
+
+    lines = run.record(record, choose)
     for line, name in zip(lines, ("q+", "q-")):
         run.say(f"{name}: {line['problem']!r}; share of right answers in the probe {line['probe']:.2f}, in "
                 f"fresh samples {line['again']:.2f}")
