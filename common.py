@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import importlib.util
 import math
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.cache_utils import Cache
 from transformers.utils import logging as transformers_logging
 
-from plumbing import InputError, derive_seed, distributed
+from plumbing import InputError, NotFinite, derive_seed, distributed, first_line
 from plumbing.cache import RoomyLayer
 from plumbing.engine import engine_environment, engine_options, fork_generators, import_vllm
 from plumbing.model import check_model
@@ -41,7 +42,7 @@ transformers_logging.disable_progress_bar()
 
 def here_or_in_repository(path):
     """tiny/... is found from any working directory."""
-    return path if Path(path).exists() or not (ROOT / path).exists() else ROOT / path
+    return path if os.path.exists(path) or not os.path.exists(ROOT / path) else ROOT / path
 
 
 def load_model(path, dtype="float32", gradient_checkpointing=False, trust_remote_code=False):
@@ -57,7 +58,7 @@ def load_model(path, dtype="float32", gradient_checkpointing=False, trust_remote
             place, dtype=getattr(torch, dtype), output_loading_info=True, **trust)
     except Exception as problem:  # the hub client, safetensors and tokenizers each raise their own kinds
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give "
-                         f"({(str(problem) or repr(problem)).splitlines()[0]})") from None
+                         f"({first_line(problem)})") from None
     if gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.eval()  # dropout would make the sampler and the trainer two different models
@@ -187,8 +188,7 @@ class TransformersSampler:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
             logits = self._next(token, mask, mask.sum(1, keepdim=True) - 1, cache)
         if not logps.isfinite().all():
-            raise InputError("the model's probabilities are not finite numbers: its weights have gone too "
-                             "far; lower --lr")
+            raise NotFinite("the sampler's log-probabilities are not finite numbers")
         columns = [column.tolist() for column in (tokens, logps, lengths, finished)]
         return [Rollout(context, ids[:size], values[:size], ended, temperature)
                 for context, temperature, ids, values, size, ended in zip(contexts, temperatures, *columns)]
@@ -277,7 +277,7 @@ class VLLMSampler:
         """n samples from each context -> list of Rollout, as TransformersSampler.generate.
 
         keep is called piece by piece, so that what is not kept never fills the memory. Raises InputError for
-        a context that leaves no room for max_tokens, RuntimeError if the engine sleeps or returns NaN.
+        a context that leaves no room for max_tokens, and NotFinite; RuntimeError if the engine sleeps.
         """
         if self.asleep:  # it would wait for ever
             raise RuntimeError("the engine sleeps: call sync() before generate()")
@@ -309,8 +309,10 @@ class VLLMSampler:
             output = answer.outputs[0]
             ids, logps = list(output.token_ids), list(output.logprobs.logprobs)
             rollouts.append(Rollout(context, ids, logps, output.finish_reason == "stop", temperature))
-        if not all(math.isfinite(sum(r.logps)) and len(r.logps) == len(r.completion_ids) for r in rollouts):
-            raise RuntimeError("vLLM returned log-probabilities that are not finite numbers, one a token")
+        if not all(len(r.logps) == len(r.completion_ids) for r in rollouts):
+            raise RuntimeError("vLLM did not return one log-probability a token")
+        if not all(math.isfinite(sum(r.logps)) for r in rollouts):
+            raise NotFinite("the sampler's log-probabilities are not finite numbers")
         return rollouts
 
     def close(self):

@@ -33,7 +33,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import fill_record, read_record
+from plumbing.records import fill_record
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -156,16 +156,13 @@ def training_items(lines, problems, *, arm, tau, fixed_cut):
 def bank_lines(run, generation):
     """(1) (4) The lines of the bank, read, or mined with the present model. generation: how often before."""
     args, bank = run.args, run.out / "bank.jsonl"
-    old = args.bank or generation and bank
-    first = read_record(old, "id", "tokens", "generation", problems=run.problems) if old else []
-    first = [line for line in first if line["generation"] == 0]
-    if first and not generation:
-        return first
+    if args.bank and not generation:
+        return run.given_record(args.bank, "id", "tokens", generation=0)
     pool = Shuffled(run.problems, args.seed).draw(len(run.problems))
     samples, low, high = args.screen_samples, args.saturated_low, args.saturated_high
     if generation:  # the same questions again; any failure will do, for few are left
         by_id = {problem["id"]: problem for problem in pool}
-        pool = [by_id[line["id"]] for line in first if "failure" in line][: args.questions]
+        pool = [by_id[line["id"]] for line in bank_lines(run, 0) if "failure" in line][: args.questions]
         samples, low, high = args.refresh_samples, 0, args.refresh_samples - 1
     cuts = [round(i / (args.cuts + 1), 3) for i in range(1, args.cuts + 1)]
     cuts, cut_samples = ([args.fixed_cut], 0) if args.fixed_cut else (cuts, args.cut_samples)
@@ -177,11 +174,11 @@ def bank_lines(run, generation):
         return mine(part, draw, samples=samples, low=low, high=high, cuts=cuts, cut_samples=cut_samples,
                     longest=run.longest_prompt)
 
-    run.sampler.sync()
-    lines = fill_record(
-        bank, pool, work, args.questions, lambda line: "failure" in line, generation=generation)
-    run.sampler.sleep()
-    return lines
+    def fill():
+        return fill_record(
+            bank, pool, work, args.questions, lambda line: "failure" in line, generation=generation)
+
+    return run.record(bank, fill, generation * args.refresh_every, generation=generation)
 
 
 def training_order(run, generation):

@@ -46,7 +46,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import fill_record, read_lines, read_record, write_lines
+from plumbing.records import fill_record, read_record, write_lines
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -128,11 +128,8 @@ def find_pair(run, pool, hard):
     args, record = run.args, run.out / "chosen.jsonl"
     hard = [problem | {"id": f"hard {problem['id']}"} for problem in hard]  # the pool's are numbers too
     by_id = {problem["id"]: problem for problem in [*run.problems, *hard]}
-    lines = read_lines(record)
-    if args.chosen:
-        lines = read_record(args.chosen, "id", "role", "probe", "again", "tokens", problems=by_id.values())
-    elif len(lines) < 2:
-        run.sampler.sync()
+
+    def choose():
         probed = probe(run, [*pool, *hard])
         rates = {line["id"]: line["right"] / args.probe_samples for line in probed}
         rng = random.Random(derive_seed(args.seed, "choose", 0))
@@ -140,12 +137,17 @@ def find_pair(run, pool, hard):
         names = choose_pair(rates, group_size=args.group_size, band=args.band, rng=rng, hard=hard_ids)
         # Who was chosen for a rate was lucky in the probe: fresh samples say what the rate is.
         again = run.draw([by_id[name] for name in names], args.probe_samples, "again", 0)
-        run.sampler.sleep()
         spent = sum(line["tokens"] for line in probed) + sum(map(drawn_tokens, again))
         lines = [{"id": name, "role": role, "problem": by_id[name]["problem"], "probe": rates[name],
                   "again": sum(r.right for r in fresh) / len(fresh), "tokens": spent / 2}
                  for name, role, fresh in zip(names, (1, -1), again)]
         write_lines(record, lines)
+        return lines
+
+    if args.chosen:
+        lines = read_record(args.chosen, "id", "role", "probe", "again", "tokens", problems=by_id.values())
+    else:
+        lines = run.record(record, choose)
     pair = [by_id[line["id"]] | {"role": line["role"]} for line in lines]
     for line, question, name in zip(lines, pair, ("q+", "q-")):
         run.say(f"{name}: {question['problem']!r}; share of right answers in the probe {line['probe']:.2f}, "

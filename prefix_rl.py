@@ -43,7 +43,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import fill_record, read_record
+from plumbing.records import fill_record
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -179,13 +179,12 @@ def collect(run):
 
         return find_trace(part, draw, screen=args.screen_samples, attempts=args.max_attempts)
 
-    if args.traces:
-        lines = read_record(args.traces, "id", problems=run.problems)
-    else:
-        pool, record = Shuffled(run.problems, args.seed).draw(len(run.problems)), run.out / "traces.jsonl"
-        run.sampler.sync()
-        lines = fill_record(record, pool, work, args.questions, lambda line: "trace" in line)
-        run.sampler.sleep()
+    def fill():
+        pool = Shuffled(run.problems, args.seed).draw(len(run.problems))
+        return fill_record(record, pool, work, args.questions, lambda line: "trace" in line)
+
+    record = run.out / "traces.jsonl"
+    lines = run.given_record(args.traces, "id") if args.traces else run.record(record, fill)
     traces = {line["id"]: line["trace"] for line in lines if "trace" in line}
     traces = dict(list(traces.items())[: args.questions])
     spent = [sum(line.get(job, 0) for line in lines) for job in ("screen_tokens", "tokens")]

@@ -32,6 +32,20 @@ class InputError(Exception):
         super().__init__(line if len(line) < 2000 else f"{line[:1000]} ... {line[-900:]}")
 
 
+class NotFinite(InputError):
+    """A sampler's log-probabilities are not finite. Run adds the step and the questions."""
+
+
+def first_line(problem):
+    """An exception of somebody else's code in one line, whatever it says.
+
+    >>> first_line(KeyError("nope")), first_line(ValueError())
+    ("KeyError: 'nope'", 'ValueError')
+    """
+    lines = str(problem).strip().splitlines()
+    return ": ".join([type(problem).__name__, *lines[:1]])
+
+
 def derive_seed(*parts):
     """A 63-bit seed from any printable parts.
 

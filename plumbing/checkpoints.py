@@ -14,7 +14,7 @@ import torch
 from plumbing import InputError, distributed
 from plumbing.records import read_lines
 
-FORMAT = 1  # of a run folder; a later one is refused
+FORMAT = 2  # of a run folder; another one is refused
 SEAL = "checksums.json"
 
 
@@ -23,31 +23,39 @@ def read_about(folder):
     file = Path(folder) / "args.json"
     try:
         about = json.loads(file.read_text(encoding="utf-8"))
+        reason = lacking(about)
     except FileNotFoundError:
         raise InputError(f"--resume {folder}: no run here ({file} is missing); give the folder of an earlier "
                          "run") from None
     except (OSError, ValueError, RecursionError) as problem:
-        about = str(problem)
-    if not isinstance(about, dict) or not isinstance(about.get("settings"), dict):
-        reason = about if isinstance(about, str) else "no settings in it"
+        about, reason = None, str(problem)
+    version = about.get("format") if isinstance(about, dict) else FORMAT
+    if type(version) is int and version != FORMAT:
+        raise InputError(f"{file}: has format {version}, this version knows {FORMAT}; go on with the version "
+                         "that wrote it")
+    if reason:
         raise InputError(f"--resume {folder}: {file} is damaged ({reason}); put it back, or start a new run "
-                         "from the weights, --model with a checkpoint of this folder") from None
-    check_format(about, file)
+                         "from the weights, --model with a checkpoint of this folder")
     return about
 
 
-def check_format(about, file):
-    """Raises InputError for what a later version wrote."""
-    version = about.get("format", FORMAT)
-    if not isinstance(version, int) or version > FORMAT:
-        raise InputError(f"{file}: has format {version}, this version knows {FORMAT}; go on with the version "
-                         "that wrote it")
+def lacking(about):
+    """What args.json does not hold, as text; "" if it is whole. Settings are checked later, as flags are."""
+    kinds = {"settings": dict, "format": int, "data": dict, "records": dict}
+    for name, kind in kinds.items():
+        if not isinstance(about, dict) or type(about.get(name)) is not kind:
+            return f"no {name} in it"
+    sets = about["data"].values()
+    whole = all(isinstance(one, dict) and isinstance(one.get("dropped"), list) for one in sets)
+    return "" if whole else "no data in it"
 
 
 def read_rows(folder, reached):
     """The rows of metrics.jsonl up to the step that is reached, each once. Raises InputError."""
-    rows = [row for row in read_lines(folder / "metrics.jsonl") if row.get("step", -1) <= reached]
-    if [row.get("step") for row in rows] != list(range(reached + 1)):
+    rows = [row for row in read_lines(folder / "metrics.jsonl")
+            if type(row.get("step")) is not int or row["step"] <= reached]
+    numbers = all(type(value) in (int, float) for row in rows for value in row.values())
+    if not numbers or [row.get("step") for row in rows] != list(range(reached + 1)):
         raise InputError(f"--resume {folder}: metrics.jsonl does not hold the rows of steps 0 to {reached}, "
                          "once each and in order; put it back, or start a new run from the weights, --model "
                          f"{folder / name_of(reached)}")
@@ -81,7 +89,8 @@ def damage(checkpoint):
     try:
         about = json.loads((checkpoint / SEAL).read_text(encoding="utf-8"))
         sums = dict(about["sha256"])
-        check_format(about, checkpoint / SEAL)
+        if about["format"] != FORMAT:  # a whole run of another version is refused by its args.json
+            return f"{SEAL} has format {about['format']!s:.20}"
         for name, expected in sums.items():
             if digest(checkpoint / name) != expected:
                 return f"{name} is not what was written"
@@ -149,7 +158,7 @@ def write(checkpoint, model, tokenizer, optimizer, state):
             seal(aside, sums)
             aside.rename(checkpoint)
             for old in checkpoints(folder)[:-2]:
-                shutil.rmtree(old)
+                shutil.rmtree(old, ignore_errors=True)  # the new one is saved all the same
     except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
         shutil.rmtree(aside, ignore_errors=True)
         raise InputError(f"step {int(checkpoint.name[-6:])} could not be saved ({problem}); make room and "

@@ -1,6 +1,5 @@
 """Problems with checkable answers, from files or from the hub, and the order in which they come up."""
 
-import hashlib
 import json
 import math
 import random
@@ -10,7 +9,8 @@ from pathlib import Path
 import datasets
 
 from common import build_prompt, here_or_in_repository
-from plumbing import InputError, derive_seed, distributed
+from plumbing import InputError, derive_seed, distributed, first_line
+from plumbing.records import checksum
 from plumbing.verifier import last_boxed, readable
 
 FILES = (".jsonl", ".json", ".parquet")
@@ -55,9 +55,8 @@ def hub_rows(source):
     try:
         rows = datasets.load_dataset(name, config or None, split=split or "train")
     except Exception as problem:  # the hub client raises many kinds
-        reason = str(problem).splitlines()[0]
         raise InputError(f"data set {source}: no .jsonl, .json or .parquet file, and the hub could not give "
-                         f"it ({reason})") from None
+                         f"it ({first_line(problem)})") from None
     return ((f"{source} row {i}", row) for i, row in enumerate(rows))
 
 
@@ -111,11 +110,19 @@ def load_problems(source, tokenizer, *, instruction="", longest_prompt=math.inf,
     fits = [len(p["prompt_ids"]) <= longest_prompt for p in problems]
     problems = drop(source, problems, fits, f"their prompts have more than the {longest_prompt} tokens that "
                     "--max-tokens leaves of the model's context", "lower --max-tokens")
-    if check_answers:  # each rank reads its share: one that is timed out on one rank is dropped on all
+    return without_unreadable(source, problems) if check_answers else problems
+
+
+def without_unreadable(source, problems, unreadable=None):
+    """The problems whose answers math-verify can read. Raises InputError if none is left.
+
+    unreadable: ids of the others, if they are known. That it cannot read one may be for want of time.
+    """
+    usable = [p["id"] not in (unreadable or ()) for p in problems]
+    if unreadable is None:  # each rank reads its share: one that is timed out on one rank is dropped on all
         usable = distributed.split_work([p["answer"] for p in problems], readable)
-        problems = drop(source, problems, usable, "math-verify cannot read their answers",
-                        "is --answer-column right?")
-    return problems
+    return drop(source, problems, usable, "math-verify cannot read their answers",
+                "is --answer-column right?")
 
 
 def drop(source, problems, kept, reason, remedy):
@@ -142,6 +149,8 @@ def question_and_answer(row, question_column, answer_column, origin):
     if not isinstance(question, str) and not is_chat:
         raise InputError(f"{origin}: the question is neither a text nor a list of chat messages with a role "
                          "and a text; name its column with --question-column")
+    if is_chat:  # messages of a parquet file may hold more than JSON can, as times
+        question = json.loads(json.dumps(question, default=str))
     answer = answer[0] if isinstance(answer, list) else answer
     number = isinstance(answer, int | float) and not isinstance(answer, bool) and abs(answer) < math.inf
     if not isinstance(answer, str) and not number:
@@ -157,8 +166,24 @@ def question_and_answer(row, question_column, answer_column, origin):
 
 def fingerprint(problems):
     """A checksum of questions and answers, by which a resumed run knows them again."""
-    pairs = [(problem["id"], problem["problem"], problem["answer"]) for problem in problems]
-    return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
+    return checksum([(problem["id"], problem["problem"], problem["answer"]) for problem in problems])
+
+
+def named(origins):
+    """Where problems come from, in few words: a file once, with the numbers of its lines.
+
+    >>> named(["a.jsonl line 7", "a.jsonl line 5", "hub/set row 3", "hub/set row 3", "elsewhere"])
+    'a.jsonl lines 5, 7; elsewhere; hub/set row 3'
+    """
+    places = {}
+    for origin in sorted(set(origins)):
+        found = re.fullmatch(r"(.* (?:line|row)) (\d+)", origin)
+        places.setdefault(found[1] if found else origin, []).append(int(found[2]) if found else None)
+    listed = []
+    for place, numbers in places.items():
+        numbers = [] if numbers == [None] else sorted(numbers)
+        listed.append(place + "s" * (len(numbers) > 1) + " " * bool(numbers) + ", ".join(map(str, numbers)))
+    return "; ".join(listed)
 
 
 class Shuffled:

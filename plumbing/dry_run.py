@@ -3,7 +3,7 @@
 from transformers import AutoTokenizer
 
 from common import here_or_in_repository
-from plumbing import InputError
+from plumbing import InputError, first_line
 from plumbing.data import load_problems, set_name
 from plumbing.memory import fit_memory, shape
 
@@ -86,7 +86,7 @@ def read_data(args, config):
             here_or_in_repository(args.model), trust_remote_code=args.trust_remote_code)
     except Exception as problem:  # the hub client and tokenizers each raise their own kinds
         raise InputError(f"--model {args.model}: its tokenizer cannot be read "
-                         f"({str(problem).splitlines()[0]})") from None
+                         f"({first_line(problem)})") from None
     shared = {"instruction": args.instruction, "check_answers": args.reward == "",
               "longest_prompt": config.max_position_embeddings - args.max_tokens}
     problems = load_problems(args.data, tokenizer, question_column=args.question_column,

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import os
 import socket
+import stat
 import tempfile
 from pathlib import Path
 
@@ -48,12 +49,17 @@ def engine_options(config, dtype, rows, memory, tensor_parallel):
 def config_folder(config):
     """A folder that holds a model's configuration: the engine reads its shape from disk.
 
-    vLLM looks up what it compiled by this path as well, so the path depends on the content alone.
+    vLLM looks up what it compiled by this path as well, so the path depends on the content alone: unless
+    somebody else has taken it, who could put another configuration there.
     """
     text = config.to_json_string()
     name = f"engine-{os.getuid()}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     folder = Path(tempfile.gettempdir()) / name
-    folder.mkdir(mode=0o700, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        folder = Path(tempfile.mkdtemp(prefix=name))
     aside = folder / f"{os.getpid()}.partial"  # another rank may be reading
     aside.write_text(text)
     os.replace(aside, folder / "config.json")

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from common import _TokenLogps, here_or_in_repository, which_sampler
-from plumbing import InputError, distributed
+from plumbing import InputError, distributed, first_line
 
 SHARES = (0.65, 0.5, 0.4)  # of the GPU, tried for the engine; with less, few responses are sampled at a time
 PROCESS = 8.0  # GB of host memory of a rank without its tensors: torch, CUDA, vLLM, verifiers; estimate
@@ -175,7 +175,7 @@ def host_memory():
 def existing(folder):
     """The folder, or the nearest one above it that is there."""
     folder = Path(folder).absolute()
-    return next(place for place in (folder, *folder.parents) if place.exists())
+    return next(place for place in (folder, *folder.parents) if os.path.exists(place))
 
 
 def shape(path, trust_remote_code=False):
@@ -183,9 +183,9 @@ def shape(path, trust_remote_code=False):
     trust = {"trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(here_or_in_repository(path), **trust)
-    except Exception as problem:
+        with torch.device("meta"):  # shapes without memory
+            model = AutoModelForCausalLM.from_config(config, **trust)
+    except Exception as problem:  # also of a model that is no causal language model, or has odd settings
         raise InputError(f"--model {path}: neither a folder with a model nor a model the hub can give "
-                         f"({str(problem).splitlines()[0]})") from None
-    with torch.device("meta"):  # shapes without memory
-        model = AutoModelForCausalLM.from_config(config, **trust)
+                         f"({first_line(problem)})") from None
     return config, sum(weight.numel() for weight in model.parameters())

@@ -1,7 +1,9 @@
 """Files that a kill cannot spoil, and long one-off jobs that go on where they were stopped."""
 
 import contextlib
+import hashlib
 import json
+import math
 import os
 from pathlib import Path
 
@@ -11,9 +13,12 @@ from plumbing import InputError, distributed
 
 
 def read_lines(path):
-    """Rows of a .jsonl file, [] without one, up to the first that is no row: a kill may cut the last."""
+    """Rows of a .jsonl file, [] without one, up to the first that is no row: a kill may cut the last.
+
+    Raises InputError if there is something that cannot be read.
+    """
     rows = []
-    for line in Path(path).read_bytes().splitlines() if Path(path).exists() else []:
+    for line in read_bytes(path).splitlines():
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -22,6 +27,21 @@ def read_lines(path):
             break
         rows.append(row)
     return rows
+
+
+def read_bytes(path):
+    """What is in a file, nothing without one. Raises InputError."""
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as problem:
+        raise InputError(f"{path}: cannot be read ({problem})") from None
+
+
+def checksum(value):
+    """SHA-256 of what JSON makes of a value: a record that was read back has that of the one written."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -61,15 +81,35 @@ def append(path, rows):
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def read_record(file, *names, problems=None):
+NUMBERS = ("tokens", "cut_tokens", "screen_tokens", "right", "of", "generation", "screened", "attempts")
+
+
+def odd_value(line, vocabulary):
+    """The first name in a line of a record with a value that the scripts cannot use; None if all are well.
+
+    vocabulary: how many tokens the model knows.
+    """
+    def is_list(name, kinds, most):
+        value = line.get(name, [])
+        return isinstance(value, list) and all(type(x) in kinds and 0 <= x <= most for x in value)
+
+    sound = {"id": isinstance(line.get("id", 0), int | str)}
+    sound |= {name: is_list(name, (int,), vocabulary - 1) for name in ("failure", "trace")}
+    sound |= {name: is_list(name, (int, float), 1) for name in ("cuts", "rates")}
+    sound |= {name: type(line[name]) in (int, float) for name in NUMBERS if name in line}
+    if all(sound.values()) and "failure" in line:  # a rate for each cut, or none at all
+        sound["cuts"] = bool(line.get("cuts"))
+        sound["rates"] = "rates" in line and len(line["rates"]) in (0, len(line.get("cuts", [])))
+    return next((name for name, fine in sound.items() if not fine), None)
+
+
+def read_record(file, *names, problems=None, vocabulary=math.inf):
     """The lines of a record that fill_record wrote, every one of them.
 
-    Raises InputError, also for a line that lacks one of the names, or whose id is none of the problems'.
+    Raises InputError, also for a line that lacks one of the names, whose id is none of the problems', or that
+    holds something else than this kind of record does.
     """
-    try:
-        lines, text = read_lines(file), Path(file).read_bytes() if Path(file).exists() else b""
-    except OSError as problem:
-        raise InputError(f"{file}: cannot be read ({problem}); give a record of an earlier run") from None
+    lines, text = read_lines(file), read_bytes(file)
     if not lines:
         raise InputError(f"{file}: holds no line that can be read; give a record of an earlier run")
     if len(lines) != len(text.splitlines()):
@@ -79,6 +119,9 @@ def read_record(file, *names, problems=None):
         if not set(names) <= set(line):
             raise InputError(f"{file} line {number}: is another kind of record (no {', '.join(names)}); give "
                              "the one that an earlier run of this script left")
+        if odd := odd_value(line, vocabulary):
+            raise InputError(f"{file} line {number}: {odd} is not what a record has there; give one that an "
+                             "earlier run of this script left")
     if problems is not None and not {line["id"] for line in lines} <= {problem["id"] for problem in problems}:
         raise InputError(f"{file}: holds questions that --data does not; give the --data of the run that "
                          "left it")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -20,7 +21,7 @@ def load_reward(spec):
     if not spec:
         return verify
     path, _, name = spec.rpartition(":")
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise InputError(f"--reward {spec}: there is no file {path or spec}; write FILE.py:FUNCTION")
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(Path(path).stem, path))
     sys.path.insert(0, str(Path(path).resolve().parent))  # what it imports may lie beside it

@@ -2,7 +2,9 @@
 
 import atexit
 import contextlib
+import functools
 import gc
+import itertools
 import json
 import math
 import os
@@ -31,7 +33,7 @@ from common import (
     score_rollouts,
     which_sampler,
 )
-from plumbing import InputError, derive_seed, distributed
+from plumbing import InputError, NotFinite, derive_seed, distributed
 from plumbing.checkpoints import (
     FORMAT,
     load_state,
@@ -43,16 +45,17 @@ from plumbing.checkpoints import (
     write,
 )
 from plumbing.curves import plot_curves
-from plumbing.data import fingerprint, load_problems, set_name
+from plumbing.data import fingerprint, load_problems, named, set_name, without_unreadable
 from plumbing.dry_run import dry_run
 from plumbing.memory import fit_memory
 from plumbing.optimizer import MasterAdamW
-from plumbing.records import append, write_aside, write_lines
+from plumbing.records import append, checksum, read_lines, read_record, write_aside, write_lines
 from plumbing.reward import load_reward
-from plumbing.settings import CHANGEABLE, as_flags
+from plumbing.settings import CHANGEABLE, CODE, as_flags
 from plumbing.tracker import make_tracker
 
 PHASES = ("sync", "sample", "verify", "train")  # of a step
+UNREADABLE = {}  # {(data, its checksum): ids of problems that were dropped}; arms drop those that the run did
 
 
 class Folder:
@@ -62,35 +65,44 @@ class Folder:
         """panels: what curves.png is to show besides the metrics that all scripts have; see curves.py."""
         distributed.start()
         self.args, self.started, self.script = args, time.time(), Path(script).stem
+        self.made = False  # whether the folder was not there before
         try:
             new = "" if args.resume or not distributed.is_main() else str(self.new_folder())
             self.out = Path(args.resume or distributed.all_gather(new)[0])
             self.lock = lock(self.out)
         except OSError as problem:
             raise InputError(f"--out {args.resume or args.out}: cannot write there ({problem})") from None
+        begun = distributed.is_main() and not args.resume and (self.out / "args.json").exists()
+        if begun:  # by another process, since new_folder() looked
+            raise InputError(taken(self.out))
         atexit.register(self.tidy)
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, self.stop)
         args.out = str(self.out)
-        self.about = {"format": FORMAT, "script": self.script, "data": {}}
+        self.about = {"format": FORMAT, "script": self.script, "data": {}, "records": {}}
         if args.resume:
             self.about |= read_about(self.out)
         if self.about["script"] != self.script:
             raise InputError(f"--resume {self.out}: that is a run of {self.about['script']}.py, not of "
                              f"{self.script}.py")
         self.about |= {"settings": vars(args), "panels": panels or {}, "environment": environment()}
+        for path in self.out.glob("checkpoint-*"):  # what a kill left of one: fit_memory wants its room
+            if distributed.is_main() and nothing(path):
+                shutil.rmtree(path, ignore_errors=True)
         found = [newest_whole(self.out)] if distributed.is_main() else [None]
         self.checkpoint = distributed.all_gather(found)[0][0]  # to start from; None: the beginning
         reached = int(self.checkpoint.name[-6:]) if self.checkpoint else -1
         self.done = max(reached, 0)  # steps whose work is kept
         self.metrics_file = self.out / "metrics.jsonl"
         self.rows = read_rows(self.out, reached)  # later ones are made again
+        tracker = functools.partial(make_tracker, args.report_to, self.out, vars(args), reached)
+        self.tracker = tracker() if args.resume else None  # one that fails now must not fail every resume
         self.write_about()
         if self.metrics_file.exists():
             write_lines(self.metrics_file, self.rows)
         distributed.barrier()  # the folder is there
         print(f"run folder: {self.out}" + (f"   (resumed after step {self.done})" if args.resume else ""))
-        self.tracker = make_tracker(args.report_to, self.out, vars(args), reached)
+        self.tracker = self.tracker or tracker()
 
     def new_folder(self):
         """Make the folder --out, or the first runs/SCRIPT-MODEL[-NUMBER] that is free. Raises InputError."""
@@ -99,14 +111,15 @@ class Folder:
         while not self.args.out:
             with contextlib.suppress(FileExistsError):
                 out.mkdir(parents=True)
+                self.made = True
                 return out
             number += 1
             out = Path("runs") / f"{self.script}-{model}-{number}"
-        taken = out.exists() and (not out.is_dir() or any(not nothing(path) for path in out.iterdir()))
-        if taken:
-            raise InputError(f"--out {out}: exists and is not empty; continue the run in it with --resume "
-                             f"{out}, or name another")
-        out.mkdir(parents=True, exist_ok=True)
+        if out.exists() and (not out.is_dir() or any(not nothing(path) for path in out.iterdir())):
+            raise InputError(taken(out))
+        with contextlib.suppress(FileExistsError):
+            out.mkdir(parents=True)
+            self.made = True
         return out
 
     def write_about(self):
@@ -132,9 +145,13 @@ class Folder:
         raise SystemExit(f"stopped by {name}; continue with --resume {whole}")
 
     def tidy(self):
-        """A start that failed before there was anything to keep leaves no folder behind."""
+        """A start that failed before there was anything to keep leaves nothing of its own behind."""
         if distributed.is_main() and self.out.exists() and not self.keeps():
-            shutil.rmtree(self.out)
+            for name in ("args.json", "args.json.partial", "metrics.jsonl.partial", ".lock"):
+                (self.out / name).unlink(missing_ok=True)
+            if self.made:
+                with contextlib.suppress(OSError):  # another file has come in meanwhile
+                    self.out.rmdir()
 
     def last(self, name):
         """The latest value of a metric; 0 if there is none."""
@@ -168,8 +185,6 @@ class Folder:
             self.lock.close()
         print(before_and_after(self.rows))
         print(f"{time.time() - self.started:.0f} s; metrics, curves.png and checkpoints are in {self.out}")
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def drawn_tokens(rollouts):
@@ -214,10 +229,12 @@ class Run(Folder):
             raise InputError(f"--eval-sets {' '.join(args.eval_sets)}: two of them have the same short name, "
                              "under which metrics are logged; rename one")
         self.own_sets = {}  # as eval_sets; training questions, which get few samples at every evaluation
+        self.step = self.done  # at which the run is
         rows = args.sample_rows or (768 if which_sampler(args.sampler) == "vllm" else 256)
         self.sampler = make_sampler(
             args.sampler, self.model, self.tokenizer, rows, memory=engine_memory,
             tensor_parallel=args.tensor_parallel)
+        self.sampler.generate = self.naming(self.sampler.generate)
         self.longest_prompt = self.sampler.room - args.max_tokens  # an engine may lack memory for the context
         needed = [len(p["prompt_ids"]) + args.max_tokens for p in self.problems]
         held_out = [p for problems in self.eval_sets.values() for p in problems]
@@ -237,19 +254,55 @@ class Run(Folder):
 
         Raises InputError also if a resumed run had others.
         """
-        check = self.args.reward == ""  # only the verifier has to read the answers
         problems = load_problems(
-            source, self.tokenizer, instruction=self.args.instruction, check_answers=check,
+            source, self.tokenizer, instruction=self.args.instruction, check_answers=False,
             longest_prompt=longest_prompt, **columns)
         use = [*filter(None, columns.values()), f"(prompts of at most {longest_prompt} tokens)"]
-        name = " ".join([source, *use])
-        known, now = self.about["data"].get(name), fingerprint(problems)
-        if known not in (None, now):
+        name, now = " ".join([source, *use]), fingerprint(problems)
+        known = self.about["data"].get(name, {"sha256": now, "dropped": UNREADABLE.get((name, now))})
+        if known.get("sha256") != now:
             raise InputError(f"--resume {self.out}: {source} has changed since the run began; put it back, "
                              "or start a new run from the weights, --model with a checkpoint of this folder")
-        self.about["data"][name] = now
+        kept, dropped = problems, []
+        if self.args.reward == "":  # only the verifier has to read the answers
+            kept = without_unreadable(source, problems, known["dropped"])
+            ids = {problem["id"] for problem in kept}
+            dropped = [problem["id"] for problem in problems if problem["id"] not in ids]
+            UNREADABLE[name, now] = dropped
+        self.about["data"][name] = {"sha256": now, "dropped": dropped}  # a resume drops the same, busy or not
         self.write_about()
-        return problems
+        return kept
+
+    def record(self, file, make, since=0, **tag):
+        """The lines of a record with this tag. make() -> them, sampled with the weights of step `since`.
+
+        A run that is past that step has others: it goes on from what is in `file`. Raises InputError if that
+        is not what it began with.
+        """
+        name = " ".join([Path(file).name, *map(str, tag.values())])
+        lines = [line for line in read_lines(file) if line.items() >= tag.items()]
+        if self.about["records"].get(name) != checksum(lines):
+            if self.done > since:
+                raise InputError(f"--resume {self.out}: {file} does not hold what the run went on from, and "
+                                 "the model has been trained since; put it back, or start a new run")
+            self.sampler.sync()
+            lines = make()
+            self.sampler.sleep()
+            self.about["records"][name] = checksum(lines)
+            self.write_about()
+        return lines
+
+    def given_record(self, file, *names, **tag):
+        """The lines with this tag of a record that an earlier run left. Raises InputError.
+
+        names: what each has to have.
+        """
+        def read():
+            known = self.model.get_input_embeddings().num_embeddings
+            lines = read_record(file, *names, *tag, problems=self.problems, vocabulary=known)
+            return [line for line in lines if line.items() >= tag.items()]
+
+        return self.record(file, read, **tag)
 
     def steps(self, **metrics):
         """Evaluate the starting model, unless that is done; then yield the steps that are not done.
@@ -262,7 +315,26 @@ class Run(Folder):
                         unit="step", dynamic_ncols=True, smoothing=0.1, disable=not distributed.is_main())
         for step in self.bar:
             self.clock.clear()
+            self.step = step
             yield step
+
+    def naming(self, generate):
+        """A sampler's generate() that says where numbers were not finite: the step, and the questions."""
+        @functools.wraps(generate)
+        def wrapped(contexts, *given, **settings):
+            try:
+                return generate(contexts, *given, **settings)
+            except NotFinite:
+                raise InputError(self.not_finite(["a log-probability of the sampler"], contexts)) from None
+
+        return wrapped
+
+    def not_finite(self, what, prompts):
+        """The message of an InputError at this step."""
+        asked = named(self.origin(prompt) for prompt in prompts)
+        return (f"step {self.step}: {' and '.join(what)} is not a finite number. Stopped before the update, "
+                "the checkpoints are as they were; a lower --lr or --max-grad-norm may help. Questions of "
+                f"the batch: {asked}")
 
     def phase(self, name):
         """From here on time counts as `name`, until the next phase; None: as nothing."""
@@ -305,23 +377,19 @@ class Run(Folder):
 
         batches: those that the gradient is of, collated, with old_per_token_logps; sums: with their "loss".
         """
-        names = {"the trainer": "old_per_token_logps", "the sampler": "sampling_per_token_logps"}
-        wrong = [f"a log-probability of {who}" for who, name in names.items()
-                 if not all(batch[name].isfinite().all() for batch in batches)]
+        finite = all(batch["old_per_token_logps"].isfinite().all() for batch in batches)
+        wrong = ["a log-probability of the trainer"] * (not finite)
         wrong += ["the loss"] * (not math.isfinite(sums["loss"]))
         gradients = distributed.own_shards(self.optimizer.gradients()).values()
         wrong += ["the gradient"] * (not all(gradient.isfinite().all() for gradient in gradients))
         found = distributed.all_gather((wrong, prompts_of(batches) if wrong else []))
         if wrong := sorted({name for names, _ in found for name in names}):
-            asked = sorted({self.origin(prompt) for _, prompts in found for prompt in prompts})
-            raise InputError(
-                f"step {step}: {' and '.join(wrong)} is not a finite number. Stopped before the update, the "
-                "checkpoints are as they were; a lower --lr or --max-grad-norm may help. Questions of the "
-                f"batch: {', '.join(asked)}")
+            raise InputError(self.not_finite(wrong, [prompt for _, prompts in found for prompt in prompts]))
 
     def origin(self, prompt):
         """Where a prompt comes from: the file and line of its question, prefix or not; else its own text."""
-        known = [p for p in self.problems if prompt[: len(p["prompt_ids"])] == p["prompt_ids"]]
+        problems = itertools.chain(self.problems, *self.eval_sets.values())
+        known = [p for p in problems if prompt[: len(p["prompt_ids"])] == p["prompt_ids"]]
         if known:
             return max(known, key=lambda p: len(p["prompt_ids"]))["origin"]
         return repr(self.tokenizer.decode(prompt))
@@ -436,11 +504,12 @@ def train_arms(main, argv, run, arms, *flags):
     for name in ("out", "resume", "arm", "compare"):
         del own[name]
     changed = {name: own[name] for name in CHANGEABLE if name in own}
+    changed |= {name: own[name] for name in CODE if own[name]}
     for arm in arms:
         print(f"\narm {arm}:")
         folder = run.out / arm
         if (folder / "args.json").exists():
-            main(["--resume", str(folder), *as_flags(changed)])
+            main(["--resume", str(folder), *as_flags(changed), *flags])
         else:
             main([*as_flags(own), "--arm", arm, "--compare", "--out", str(folder), *flags])
         draw_curves(run.out, *(run.out / other for other in arms if (run.out / other).exists()))
@@ -456,9 +525,16 @@ def prompts_of(batches):
     return [list(prompt) for prompt in sorted(prompts)]
 
 
+def taken(out):
+    """What to say of a folder that a new run cannot have."""
+    return (f"--out {out}: exists and is not empty; continue the run in it with --resume {out}, or name "
+            "another")
+
+
 def nothing(path):
-    """Whether a file in a run folder is only what a stop left of one, or the lock."""
-    return path.name == ".lock" or path.suffix == ".partial"
+    """Whether a file in a run folder is only what a stop left of one of the run's own, or the lock."""
+    left = r"\.lock|args\.json\.partial|metrics\.jsonl\.partial|checkpoint-\d{6}\.partial"
+    return bool(re.fullmatch(left, path.name))
 
 
 def draw_curves(*folders):

@@ -3,6 +3,7 @@
 import argparse
 import functools
 import re
+import signal
 import sys
 
 from common import TINY_MODEL
@@ -68,18 +69,27 @@ RANGES = {
 ELSE = "[0, 1e9]"
 AT_MOST = (("cut_from", "cut_to"), ("saturated_low", "saturated_high"), ("saturated_high", "screen_samples"),
            ("band", "group_size"))  # the first of two settings may not exceed the second
-CHANGEABLE = (  # what --resume may change
-    "steps", "save_every", "micro_batch_tokens", "report_to", "dry_run", "gpu_memory", "gpus")
+CHANGEABLE = (  # what --resume may change; of bank and traces the place alone, what they hold is compared
+    "steps", "save_every", "micro_batch_tokens", "report_to", "dry_run", "gpu_memory", "gpus", "bank",
+    "traces")
+CODE = ("reward", "trust_remote_code")  # what lets a run execute code that comes with it
 
 
 def one_line_errors(main):
-    """Let a script's main(argv) end with one line and exit status 1 where it meets an InputError."""
+    """Let a script's main(argv) end with one line and exit status 1 where it meets an InputError.
+
+    A run answers Ctrl-C and SIGTERM with one line; when it is done, whoever called main() answers again.
+    """
     @functools.wraps(main)
     def wrapped(argv=None):
+        callers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            return main(argv)
+            main(argv)
         except InputError as problem:
             raise SystemExit(f"error: {problem}") from None
+        for number, handler in callers.items():
+            if handler is not None and signal.getsignal(number) != handler:
+                signal.signal(number, handler)
 
     return wrapped
 
@@ -196,7 +206,9 @@ def as_flags(values):
 def resumed(given, table):
     """The settings of the run in given["resume"], with the flags that may change.
 
-    Raises InputError for others, and for a run of a script with other settings."""
+    Raises InputError for others, for a run of a script with other settings, and for one that runs code which
+    the command line does not name: a folder of somebody else's could bring its own.
+    """
     folder = given["resume"]
     old = read_about(folder)["settings"]
     if unknown := sorted(set(old) - set(table) - {"model", "tiny", "out", "resume"}):
@@ -207,4 +219,8 @@ def resumed(given, table):
             flag = "--" + name.replace("_", "-")
             raise InputError(f"--resume {folder}: that run had {flag} {old.get(name)}, not {value}; drop it "
                              "or start a new run")
+    for name in CODE:
+        if old.get(name) and name not in given:
+            flag = "--" + name.replace("_", "-") + ("" if old[name] is True else f" {old[name]!s:.200}")
+            raise InputError(f"--resume {folder}: that run had {flag}; give it again, it is code")
     return old | given

@@ -5,7 +5,7 @@ import os
 import secrets
 from pathlib import Path
 
-from plumbing import InputError, distributed
+from plumbing import InputError, distributed, first_line
 
 
 class NoTracker:
@@ -54,7 +54,7 @@ class WeightsAndBiases(NoTracker):
 
 
 def make_tracker(name, folder, settings, step):
-    """The tracker called `name`. step: the last whose row is kept. Raises InputError without its package."""
+    """The tracker called `name`. step: the last whose row is kept. Raises InputError if it cannot start."""
     trackers = {"none": None, "tensorboard": TensorBoard, "wandb": WeightsAndBiases}
     if not trackers[name] or not distributed.is_main():
         return NoTracker()
@@ -62,3 +62,6 @@ def make_tracker(name, folder, settings, step):
         return trackers[name](folder, settings, step)
     except ImportError as problem:
         raise InputError(f"--report-to {name}: cannot be imported ({problem}); pip install {name}") from None
+    except Exception as problem:  # no key, no network, no room: each package has its own kinds
+        raise InputError(f"--report-to {name}: cannot be started ({first_line(problem)}); put that right, or "
+                         "take --report-to none") from None

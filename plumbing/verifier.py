@@ -65,8 +65,11 @@ def exact_match(gold, answer):
 # ---- what kind of text an answer is ------------------------------------------------------------------------
 
 NEGATION = re.compile(r"\\(?:ne|neq|neg|lnot|not|notin|nexists)(?![A-Za-z])|[≠¬]")
-DOES = re.compile(
-    r"[-+*/^_!|'<>]|\\(?:to|sum|prod|int|lim|log|ln|sin|cos|tan|times|cdot|sqrt|frac)(?![A-Za-z])")
+DOES = re.compile(  # a sign, a name, or any command but these: it makes another number of a number
+    r"[-+*/^_!|'<>]|(?<![A-Za-z\\])(?:arc|a)?(?:sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|abs|floor|ceil|round)"
+    r"h?(?![A-Za-z])|\\(?!(?:text\w*|math(?:rm|bf|it|sf|tt)|operatorname|boldsymbol|bm|mbox|hbox|rm|bf|it"
+    r"|boxed|fbox|underline|overline|bar|dot|displaystyle|left|right|quad|qquad|circ|degree|mu|Omega|ohm"
+    r"|pounds|euro|yen|pi|infty)(?![A-Za-z]))[A-Za-z]+")
 NAME = re.compile(  # of a quantity
     r"(?<![A-Za-z\\])[A-Za-z]|\\(?:text|mathrm|mathbf|angle|triangle|gcd|lcm|max|min|det|deg|dim|Pr|alpha"
     r"|beta|gamma|delta|epsilon|theta|lambda|mu|phi|rho|sigma|omega|Delta|Omega|therefore)(?![A-Za-z])")
@@ -77,7 +80,16 @@ QUALIFIED = re.compile(  # words that make another number of a number, or more t
     r"\b(?:not?|or|nor|and|except|than|more|less|least|most|over|under|about|approx\w*|around|nearly|almost"
     r"|roughly|between|maybe|hundred|thousand|million|billion|trillion|dozen|score|plus|minus|mod|wrong|false"
     r"|incorrect)s?\b", re.IGNORECASE)
+CHANGED = re.compile(  # the same, beside a number; elsewhere they may be part of a name, as in half-life
+    r"\b(?:squared|cubed|halved|doubled|tripled|factorial|negative|negated|half|halves|quarter|twice|thirds"
+    r"|(?:four|fif|six|seven|eigh|nin|ten|hundred|thousand)ths|lakh|crore|gross|(?-i:k)|bn|binary|octal|hex"
+    r"|hexadecimal|reciprocal|inverse)s?\b", re.IGNORECASE)
+BEFORE = re.compile(  # words that may stand before a number; single letters are names
+    r"(?:(?:the|final|answer|result|value|area|volume|length|width|height|radius|perimeter|distance|time|cost"
+    r"|price|total|sum|product|number|count|probability|minimum|maximum|smallest|largest|average|of|is|are"
+    r"|equals|so|thus|hence|therefore|[a-z])\s+)*+(?<!\bof\s)", re.IGNORECASE)
 WORDS = r"\\(?:text|textrm|textbf|textit|mathrm|rm|mbox|operatorname)\s*\{([^{}\d]*)\}"
+LEADING = re.compile(rf"\s*{WORDS}\s*:?\s*(?=[-+\d\\.])")
 UNIT = rf"(?:{WORDS}|\^\s*+\\circ|[A-Za-z]++)\s*+(?:\^\s*+\{{?-?\d\}}?)?\s*+[/.]?\s*+"
 TOKEN = re.compile(
     r"\s*(\d+(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+|\\[A-Za-z]+|\\%|[-+*/^!%(){}|\[\]])", re.ASCII)
@@ -91,6 +103,8 @@ class _Number:
     """
 
     def __init__(self, value, plain=True, digits=False, ratio=False, percent=False, unit=""):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _TooLarge
         self.value, self.plain, self.digits, self.ratio = value, plain, digits, ratio
         self.percent, self.unit = percent, unit
 
@@ -146,8 +160,12 @@ class _Arithmetic:
         return total
 
     def product(self):
-        sign = -1 if self.peek() in ("-", "+") and self.take() == "-" else 1
+        signed, sign = self.peek() in ("-", "+"), 1
+        if signed:
+            sign = -1 if self.take() == "-" else 1
+        bracket = self.peek() in ("(", "{")
         made = self.power()
+        made.plain &= not (signed and bracket)  # -(-3)
         while token := self.peek():
             if token in ("\\times", "\\cdot", "*"):
                 self.take()
@@ -272,6 +290,16 @@ def tidy(text):
     return re.sub(r"[\s.,]+$", "", text).strip()
 
 
+def known_before(text):
+    """Whether the words before the first digit leave a number what it is.
+
+    >>> known_before(r"\\text{The answer is } 3"), known_before(r"\\text{half of } 3")
+    (True, False)
+    """
+    words = re.findall("[A-Za-z]+", re.sub(r"\\[A-Za-z]+", " ", re.split(r"\d", text)[0]))
+    return bool(BEFORE.fullmatch("".join(word + " " for word in words)))
+
+
 @functools.lru_cache(1024)
 def read_number(text):
     """The _Number that a text is, or None. Raises _TooLarge where that would take too long to know."""
@@ -280,11 +308,8 @@ def read_number(text):
         if not below:
             return None
         return _Number((whole + above / below) * (-1 if mixed[1] == "-" else 1))
-    leading = re.match(rf"\s*{WORDS}\s*:?\s*(?=[-+\d\\.])", text)
-    if leading and leading[1].strip():
-        text, unit = text[leading.end() :], leading[1] + " "
-    else:
-        unit = ""
+    if (leading := LEADING.match(text)) and known_before(text):
+        text = text[leading.end() :]
     reader = _Arithmetic(text)
     try:
         number = reader.sum()
@@ -294,9 +319,9 @@ def read_number(text):
         return None
     rest = reader.rest
     is_unit = len(rest) <= 200 and re.fullmatch(rf"\s*+(?:{UNIT})*+", rest)
-    if not is_unit or QUALIFIED.search(unit + rest.replace("{", " ")):
+    if not is_unit or QUALIFIED.search(rest) or CHANGED.search(rest):
         return None
-    if re.search(r"\{\s*percent\s*\}", rest):
+    if re.search(r"\{\s*per ?cent\s*\}", rest):
         number.value, number.percent = number.value / 100, True
     number.unit = "letters" if re.search(r"[A-Za-z]", re.sub(rf"{WORDS}|\\[A-Za-z]+", "", rest)) else ""
     return number
@@ -364,11 +389,14 @@ def decide(gold, answer):
     others = [part for part, _, number in parts if not number]
     if any(RELATION.search(part) or QUALIFIED.search(part) for part in others):
         return False
+    beside = [part for part in others if len(parts) == 1 or LEADING.match(part)]  # and not P(exactly 2) = 3
+    if any(CHANGED.search(part) or not known_before(part) for part in beside):
+        return False
     plain = [number for _, _, number in parts if number and number.plain]
     plain = [number for number in plain if not (number.ratio and number.value == int(number.value))]
     if not plain:
         decorated = len(parts) < 2 and len(re.findall(r"\d[\d.,]*", answer)) <= 1
-        return None if decorated and not DOES.search(re.sub("^[-+]", "", answer)) else False
+        return None if decorated and not DOES.search(re.sub(r"^[-+](?!\s*[({])", "", answer)) else False
     if not all(number.exact and not number.unit for number in plain):
         return None
     if not any(same_number(wanted, number) for number in plain):

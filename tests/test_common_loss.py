@@ -11,10 +11,11 @@ import common
 import erpo
 import failure_prefix
 import lte
+import plumbing
 import pos_neg_pairing
 import prefix_rl
 from common import Rollout, collate, completion_logps, group_advantages, grpo_loss, micro_batches, pass_at_k, token_logps
-from plumbing import verifier
+from plumbing import data, verifier
 
 # ---- advantages ----
 
@@ -290,7 +291,7 @@ def test_micro_batches_fill_the_budget_longest_first():
     assert [len(batch) for batch in micro_batches(rollouts, 1)] == [1] * 6  # a response over the budget still gets a batch of its own
 
 
-@pytest.mark.parametrize("module", [common, verifier, failure_prefix, prefix_rl, erpo, pos_neg_pairing, lte])
+@pytest.mark.parametrize("module", [plumbing, data, common, verifier, failure_prefix, prefix_rl, erpo, pos_neg_pairing, lte])
 def test_worked_examples_in_docstrings(module):
     failed, tried = doctest.testmod(module)
     assert tried > 0 and failed == 0

@@ -3,12 +3,14 @@
 import math
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import Qwen2Config
 
-from common import TransformersSampler, build_prompt, collate, completion_logps, make_sampler, sampling_gap
-from plumbing import InputError
+from common import TransformersSampler, VLLMSampler, build_prompt, collate, completion_logps, make_sampler, sampling_gap
+from plumbing import InputError, NotFinite, engine
 
 
 @pytest.fixture
@@ -122,3 +124,31 @@ def test_asking_for_vllm_where_it_is_not(tiny, monkeypatch):
     with pytest.raises(InputError, match="--sampler vllm: cannot import vLLM .*pip install -r requirements.txt or take --sampler transformers"):
         make_sampler("vllm", *tiny)
     assert "MASTER_PORT" not in os.environ
+
+
+def test_numbers_of_the_engine_that_are_not_finite_are_no_traceback():
+    """An engine that is made up: the run adds step and questions to this error, as to that of the other sampler."""
+    sampler, answer = VLLMSampler.__new__(VLLMSampler), SimpleNamespace(token_ids=[7, 2], finish_reason="stop")
+    sampler.stop, sampler.asleep, sampler.room, sampler.piece = [2], False, 99, 8
+    sampler.vllm = SimpleNamespace(TokensPrompt=dict, SamplingParams=dict)
+    sampler.llm = SimpleNamespace(generate=lambda requests, params, use_tqdm: [SimpleNamespace(outputs=[answer]) for _ in requests])
+    for logps, expected in (([-1.0, -2.0], None), ([-1.0, math.nan], NotFinite), ([-1.0, -math.inf], NotFinite), ([-1.0], RuntimeError)):
+        answer.logprobs = SimpleNamespace(logprobs=logps)
+        if expected:
+            with pytest.raises(expected):
+                sampler.generate([[5]], 2, 1.0, 9, seed=0)
+        else:
+            assert [r.logps for r in sampler.generate([[5]], 2, 1.0, 9, seed=0)] == [logps, logps]
+
+
+def test_a_configuration_in_a_folder_of_somebody_else_is_not_used(tmp_path, monkeypatch):
+    """The engine's shape lies in the shared folder for temporary files, under a name that anybody can compute."""
+    monkeypatch.setattr(engine.tempfile, "tempdir", str(tmp_path))
+    config = Qwen2Config()
+    own = engine.config_folder(config)
+    assert engine.config_folder(config) == own  # where vLLM finds again what it compiled
+    os.rename(own, tmp_path / "theirs")
+    os.symlink(tmp_path / "theirs", own)
+    assert engine.config_folder(config) != own
+    monkeypatch.setattr(engine.os, "getuid", lambda: os.stat(tmp_path).st_uid + 1)
+    assert engine.config_folder(config) != engine.config_folder(config)

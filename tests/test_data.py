@@ -1,5 +1,6 @@
 """Problems and prompts."""
 
+import datetime
 import importlib
 import json
 import re
@@ -7,10 +8,11 @@ import re
 import datasets
 import pytest
 
+import grpo
 from common import build_prompt, verify
-from conftest import SCRIPTS
+from conftest import SCRIPTS, stopped
 from plumbing import InputError
-from plumbing.data import Shuffled, load_problems, set_name
+from plumbing.data import Shuffled, fingerprint, load_problems, set_name
 from plumbing.settings import parse_settings
 
 
@@ -150,6 +152,45 @@ def test_missing_and_unreadable_files(tmp_path, tiny):
             load_problems(str(tmp_path / name), tiny[1])
     with pytest.raises(InputError, match="data set nobody/nothing: .*hub could not give it"):
         load_problems("nobody/nothing", tiny[1])
+
+
+def test_names_too_long_for_a_file_system(tmp_path, tiny):
+    for name in ("a" * 300 + ".jsonl", "a" * 300, "a" * 5000):
+        with pytest.raises(InputError, match="data (file|set) a+"):
+            load_problems(name, tiny[1])
+        for flags in (["--data", name], ["--eval-sets", name], ["--reward", name + ":f"], ["--model", name], ["--out", name], ["--resume", name]):
+            assert "\n" not in stopped(grpo.main, "--out", str(tmp_path / "run"), *flags)
+
+
+def test_chat_messages_of_a_parquet_file_may_hold_a_time(tmp_path, tiny):
+    """It cannot be written as JSON, which checksums of the data and records of a method are made of."""
+    message = {"role": "user", "content": "1+1", "time": datetime.datetime(2024, 5, 6)}
+    datasets.Dataset.from_list([{"prompt": [message], "answer": "2"}]).to_parquet(str(tmp_path / "a.parquet"))
+    (problem,) = load_problems(str(tmp_path / "a.parquet"), tiny[1])
+    assert problem["problem"] == [message | {"time": "2024-05-06 00:00:00"}] and len(fingerprint([problem])) == 64
+    assert tiny[1].decode(problem["prompt_ids"]) == "<|user|>1+1<|assistant|>"
+
+
+@pytest.mark.parametrize("busy", [1, 2])
+def test_an_answer_that_takes_too_long_on_a_busy_machine_is_no_change_of_the_data(tmp_path, few_test, monkeypatch, busy):
+    """At the first start, or at the second: what was dropped then is dropped now."""
+    file, starts = tmp_path / "data.jsonl", []
+    file.write_text("".join(json.dumps({"problem": f"{i}+1", "answer": str(i + 1)}) + "\n" for i in range(4)))
+
+    def readable(golds):
+        starts.append(golds)
+        return [not (len(starts) == busy and gold == "3") for gold in golds]
+
+    monkeypatch.setattr("plumbing.data.readable", readable)
+    monkeypatch.setattr("plumbing.run.UNREADABLE", {})  # as in another process
+    flags = ["--prompts-per-step", "4", "--group-size", "2", "--eval-samples", "1", "--eval-sets", few_test, "--data", str(file)]
+    grpo.main([*flags, "--steps", "1", "--out", str(tmp_path / "run")])
+    dropped = [one["dropped"] for name, one in json.loads((tmp_path / "run/args.json").read_text())["data"].items() if "data.jsonl" in name]
+    assert dropped == [[2] * (busy == 1)]
+    monkeypatch.setattr("plumbing.run.UNREADABLE", {})
+    grpo.main(["--resume", str(tmp_path / "run"), "--steps", "2"])
+    kept = [one["dropped"] for name, one in json.loads((tmp_path / "run/args.json").read_text())["data"].items() if "data.jsonl" in name]
+    assert kept == dropped
 
 
 def test_a_broken_chat_template_is_one_line(tmp_path, tiny, monkeypatch):

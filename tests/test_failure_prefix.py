@@ -10,7 +10,7 @@ import torch
 
 import failure_prefix
 from common import Rollout, collate, completion_logps, group_advantages
-from conftest import ROOT, Scripted, rows_of
+from conftest import ROOT, Scripted, rows_of, stopped
 from failure_prefix import choose_cut, first_failure, mine, prefix_of, training_items
 from plumbing import InputError
 
@@ -202,6 +202,36 @@ def test_the_verifier_never_sees_an_opening(whole_run, few, tmp_path, monkeypatc
     assert drawn and [text for text in seen if text] == drawn
 
 
+CHANGES = {"cut": lambda data: data[: len(data) // 2], "half a line less": lambda data: data[:-30], "empty": lambda data: b"",
+           "a rate": lambda data: data.replace(b'"right": 1', b'"right": 2', 1)}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", [*CHANGES, "deleted"])
+@pytest.mark.parametrize("given", [False, True])
+def test_a_bank_that_is_not_what_the_run_went_on_from_is_refused(whole_run, few, tmp_path, how, given, monkeypatch):
+    """Mined again, it would be by the model of step 3. Whether it was mined here, or given with --bank."""
+    out, bank = tmp_path / "run", tmp_path / "run/bank.jsonl"
+    if given:
+        bank = shutil.copy(whole_run / "bank.jsonl", tmp_path / "given.jsonl")
+        failure_prefix.main([*SMALL, *few, "--compare", "--steps", "1", "--bank", str(bank), "--out", str(out)])
+    else:
+        shutil.copytree(whole_run, out)
+    monkeypatch.setattr(failure_prefix, "mine", None)
+    bank.unlink() if how == "deleted" else bank.write_bytes(CHANGES[how](bank.read_bytes()))
+    line = stopped(failure_prefix.main, "--resume", str(out), "--steps", "4")
+    assert f"{bank} does not hold what the run went on from, and the model has been trained since; put it back" in line
+
+
+def test_a_bank_may_lie_elsewhere_when_the_run_goes_on(whole_run, few, tmp_path):
+    bank = shutil.copy(whole_run / "bank.jsonl", tmp_path / "bank.jsonl")
+    failure_prefix.main([*SMALL, *few, "--compare", "--steps", "1", "--bank", str(bank), "--out", str(tmp_path / "run")])
+    (tmp_path / "else").mkdir()
+    moved = bank.rename(tmp_path / "else/bank.jsonl")
+    assert "does not hold what the run went on from" in stopped(failure_prefix.main, "--resume", str(tmp_path / "run"), "--steps", "2")
+    failure_prefix.main(["--resume", str(tmp_path / "run"), "--steps", "2", "--bank", str(moved)])
+    assert len(rows_of(tmp_path / "run")) == 3
+
+
 def test_a_killed_mining_goes_on(whole_run, few, tmp_path, monkeypatch):
     """Interrupted after the first chunk, once while screening; the resumed run has the same bank and the same metrics."""
     calls = []
@@ -287,6 +317,13 @@ def test_one_line_errors(whole_run, few, tmp_path):
         "holds questions that": ["--bank", str(whole_run / "bank.jsonl"), "--data", few[1]],
         "is another kind of record": ["--bank", str(whole_run / "metrics.jsonl")],
     }
+    whole = {"id": 0, "tokens": 1, "generation": 0, "failure": [5, 6], "cuts": [0.5], "rates": [0.5]}
+    for i, odd in enumerate(({"failure": "text"}, {"failure": ["5"]}, {"failure": [5, 10**6]}, {"failure": [True]}, {"failure": None}, {"id": [0]},
+                             {"id": None}, {"cuts": []}, {"cuts": None}, {"cuts": [2.0]}, {"rates": [0.5, 0.5]}, {"rates": ["0.5"]}, {"tokens": "1"},
+                             {"cut_tokens": None}, {"generation": [0]})):  # fmt: skip
+        file = tmp_path / f"odd{i}.jsonl"
+        file.write_text(json.dumps(whole | odd) + "\n")
+        cases[f"odd{i}.jsonl line 1: {next(iter(odd))} is not what a record has there"] = ["--bank", str(file)]
     for message, flags in cases.items():
         with pytest.raises(SystemExit, match=message):
             failure_prefix.main([*SMALL, *few, "--compare", *flags, "--out", str(tmp_path / message.replace(" ", "-"))])

@@ -1,6 +1,7 @@
 """What a GPU, a host and a disk have to hold, the dry run, and gradient checkpointing."""
 
 import importlib
+import json
 import os
 import re
 from argparse import Namespace
@@ -13,7 +14,7 @@ import common
 import grpo
 from common import Rollout, collate, completion_logps
 from conftest import ROOT, SCRIPTS, SMALL, rows_of, stopped
-from plumbing import InputError, memory
+from plumbing import InputError, data, dry_run, memory
 from plumbing.memory import checkpoint_size, fit_memory, host_budget, memory_budget
 from plumbing.settings import parse_settings
 
@@ -136,6 +137,30 @@ def test_a_model_that_is_not_there_is_one_line():
     for gpu in (85, None):
         with pytest.raises(InputError, match="--model ./nowhere: neither a folder with a model nor"):
             fit_memory(args, gpu=gpu)
+
+
+@pytest.mark.parametrize("changed", [
+    {"model_type": "t5"}, {"model_type": "vit"}, {"model_type": "whisper"}, {"hidden_act": "nope"}, {"vocab_size": -5},
+    {"rope_parameters": {"rope_type": "nope"}}])  # fmt: skip
+def test_a_model_of_another_kind_is_one_line(tmp_path, changed):
+    config = json.loads((ROOT / "tiny/model/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(InputError, match="neither a folder with a model nor a model the hub can give .[A-Z][A-Za-z]+Error: "):
+        memory.shape(str(tmp_path))
+
+
+@pytest.mark.parametrize("work", [
+    lambda: memory.shape("some/model"), lambda: data.hub_rows("some/set"),
+    lambda: dry_run.read_data(parse_settings("", grpo.SETTINGS, ["--model", "some/model"]), None)])  # fmt: skip
+def test_an_error_without_a_message_is_one_line(work, monkeypatch):
+    """Libraries raise such things."""
+    def raising(*given, **settings):
+        raise AssertionError
+
+    for owner, name in ((memory.AutoConfig, "from_pretrained"), (dry_run.AutoTokenizer, "from_pretrained"), (data.datasets, "load_dataset")):
+        monkeypatch.setattr(owner, name, raising)
+    with pytest.raises(InputError, match=r"\(AssertionError\)$"):
+        work()
 
 
 def test_without_a_gpu_nothing_is_said(capsys):

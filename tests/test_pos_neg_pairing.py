@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -228,6 +229,25 @@ def test_a_resumed_run_trains_on_the_same_two(whole_run, few, tmp_path):
     pos_neg_pairing.main(["--resume", str(tmp_path / "halves"), "--steps", "3"])
     assert rows_of(whole_run)[-1] == rows_of(tmp_path / "halves")[-1]
     assert (whole_run / "chosen.jsonl").read_text() == (tmp_path / "halves" / "chosen.jsonl").read_text()
+
+
+@pytest.mark.parametrize("change", [lambda text: text[: len(text) // 2], lambda text: "", lambda text: '{"id": 99, "role": 1}\n{"id": 2}\n',
+                                    lambda text: text.replace('"role": 1', '"role": -1')])  # fmt: skip
+def test_a_pair_that_is_not_the_one_that_was_trained_on_is_refused(whole_run, tmp_path, change, monkeypatch):
+    """Chosen again, it would be by the model of step 3."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    file = tmp_path / "run/chosen.jsonl"
+    file.write_text(change(file.read_text()))
+    monkeypatch.setattr(pos_neg_pairing, "probe", None)
+    line = stopped(pos_neg_pairing.main, "--resume", str(tmp_path / "run"), "--steps", "4")
+    assert "chosen.jsonl does not hold what the run went on from" in line
+
+
+def test_before_the_first_checkpoint_a_damaged_choice_is_made_again(whole_run, few, tmp_path):
+    shutil.copytree(whole_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
+    (tmp_path / "run/chosen.jsonl").write_text('{"id": 99, "role": 1}\n{"id": 2}\n')
+    pos_neg_pairing.main(["--resume", str(tmp_path / "run")])
+    assert rows_of(tmp_path / "run") == rows_of(whole_run)
 
 
 @pytest.mark.parametrize("flags", [["--arm", "pool"], ["--adv-mode", "role_pooled", "--lambda-neg", "2"], ["--no-scale-by-std"],

@@ -1,13 +1,14 @@
 """prefix_rl.py: how traces are bought and cut, what is graded and learned from; and whole runs through main."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
 import prefix_rl
 from common import Rollout, verify
-from conftest import ROOT, Scripted, rows_of
+from conftest import ROOT, Scripted, rows_of, stopped
 from prefix_rl import find_trace, flops, reinforce_loss, score_joined, training_set
 
 SMALL = ["--steps", "4", "--prompts-per-step", "8", "--group-size", "4", "--eval-every", "4", "--eval-samples", "1", "--save-every", "2",
@@ -170,6 +171,17 @@ def test_a_resumed_run_has_the_same_cuts_and_metrics(whole_run, few, tmp_path):
     assert straight[1:2] + straight[3:] == halves[1:2] + halves[3:]  # but for the evaluation that the first half ended with
 
 
+@pytest.mark.parametrize("how", ["cut", "empty", "deleted"])
+def test_traces_that_are_not_those_the_run_went_on_from_are_refused(whole_run, tmp_path, how, monkeypatch):
+    """Bought again, they would be by the model of step 4."""
+    shutil.copytree(whole_run, tmp_path / "run")
+    traces = tmp_path / "run/traces.jsonl"
+    traces.unlink() if how == "deleted" else traces.write_bytes(traces.read_bytes()[: traces.stat().st_size // 2 * (how == "cut")])
+    monkeypatch.setattr(prefix_rl, "find_trace", None)
+    line = stopped(prefix_rl.main, "--resume", str(tmp_path / "run"), "--steps", "5")
+    assert "traces.jsonl does not hold what the run went on from" in line
+
+
 @pytest.mark.parametrize("arm", ["prefix-only", "plain"])
 def test_arms_from_the_same_traces(whole_run, few, tmp_path, arm):
     prefix_rl.main([*SMALL, *few, "--steps", "1", "--arm", arm, "--traces", str(whole_run / "traces.jsonl"), "--out", str(tmp_path / "run")])
@@ -204,11 +216,14 @@ def test_as_many_questions_as_were_asked_for(whole_run, few, tmp_path, monkeypat
 
 def test_one_line_errors(few, tmp_path):
     trace = lambda number: json.dumps({"id": number, "trace": [5] * 200}) + "\n"  # noqa: E731
-    for name, text in {"long": trace(0), "other": trace(5000), "kind": '{"step": 0}\n'}.items():
+    for name, text in {"long": trace(0), "other": trace(5000), "kind": '{"step": 0}\n',
+                       "text": '{"id": 0, "trace": "text"}\n', "name": '{"id": [0], "trace": [5]}\n'}.items():
         (tmp_path / f"{name}.jsonl").write_text(text)
     cases = {"no unsolved question": ["--max-attempts", "1", "--data", few[1]], "holds no line": ["--traces", str(tmp_path / "none")],
              "there is no room": ["--traces", str(tmp_path / "long.jsonl"), "--max-tokens", "250", "--arm", "prefix-only"],
              "holds questions that --data does not": ["--traces", str(tmp_path / "other.jsonl")],
+             "text.jsonl line 1: trace is not what a record has there": ["--traces", str(tmp_path / "text.jsonl")],
+             "name.jsonl line 1: id is not what a record has there": ["--traces", str(tmp_path / "name.jsonl")],
              "is another kind of record": ["--traces", str(tmp_path / "kind.jsonl")]}  # fmt: skip
     for message, flags in cases.items():
         with pytest.raises(SystemExit, match=message):

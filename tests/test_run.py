@@ -7,14 +7,17 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import common
 import grpo
 from conftest import ROOT, SCRIPTS, SMALL, rows_of, start, stopped
+from plumbing import InputError
 from plumbing.checkpoints import checkpoints, damage
-from plumbing.run import before_and_after
+from plumbing.run import Run, before_and_after
 
 
 def test_an_error_is_one_line_and_leaves_no_folder(tmp_path):
@@ -92,20 +95,26 @@ def test_training_questions_get_few_samples_at_every_evaluation(few_test, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", [name for name in SCRIPTS if name != "grpo"])
-def test_an_arm_is_trained_and_goes_on_after_a_resume(script, few_test, tmp_path):
-    """The main arm finished, an arm begun, the others not: --resume of the run goes on with all of them."""
+def test_an_arm_is_trained_and_goes_on_after_a_resume(script, few_test, tmp_path, monkeypatch):
+    """The main arm finished, an arm begun, the others not: --resume of the run goes on with all of them.
+
+    Also from another directory, and when the folder has been moved: arms start from a record that lies in it.
+    """
+    monkeypatch.chdir(tmp_path)
     module = importlib.import_module(script)
     arms = module.SETTINGS["compare"][1]
     flags = [*FAST[script], "--steps", "2", "--save-every", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1",
              "--eval-sets", few_test]  # fmt: skip
     module.main([*flags, "--compare", *arms, "--out", str(tmp_path / "straight")])
-    module.main([*flags, "--compare", *arms, "--out", str(tmp_path / "run")])
+    module.main([*flags, "--compare", *arms, "--out", "run"])
     shutil.rmtree(tmp_path / "run" / arms[0] / "checkpoint-000002")  # stopped after its step 1
     for arm in arms[1:]:
         shutil.rmtree(tmp_path / "run" / arm)
-    module.main(["--resume", str(tmp_path / "run")])
+    (tmp_path / "run").rename(tmp_path / "moved")
+    monkeypatch.chdir(ROOT)
+    module.main(["--resume", str(tmp_path / "moved")])
     for arm in arms:
-        assert rows_of(tmp_path / "run" / arm) == rows_of(tmp_path / "straight" / arm)
+        assert rows_of(tmp_path / "moved" / arm) == rows_of(tmp_path / "straight" / arm)
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -122,30 +131,48 @@ def test_metrics_that_all_scripts_share(script, few_test, tmp_path):
     assert last["grad_norm"] > 0 or last["frac_reward_zero_std"] == 1
 
 
-@pytest.mark.parametrize("where, dtype", [("loss", "float32"), ("gradient", "float32"), ("gradient", "bfloat16"), ("logps", "float32")])
-def test_a_number_that_is_not_finite_stops_before_the_update(few, tmp_path, monkeypatch, where, dtype):
-    """At step 3: one line with the questions, and the checkpoint of step 2 as it was. Gradients in bfloat16 are in the optimizer by then."""
-    flags = [*SMALL, *few, "--dtype", dtype, "--micro-batch-tokens", "9999", "--out", str(tmp_path / "run")]  # one micro-batch a step
-    real, steps = (grpo.completion_logps if where == "logps" else grpo.grpo_loss), []
+NOT_FINITE = {"loss": "the loss", "gradient": "the gradient", "logps": "a log-probability of the trainer",
+              "sampler": "a log-probability of the sampler"}  # fmt: skip
+LOSS = {"prefix_rl": "reinforce_loss", "lte": "lte_loss"}
+
+
+@pytest.mark.parametrize("script, where, dtype", [
+    *(("grpo", where, "float32") for where in NOT_FINITE), ("grpo", "gradient", "bfloat16"),
+    *(pytest.param(script, where, "float32", marks=pytest.mark.slow) for script in SCRIPTS[1:] for where in NOT_FINITE)])  # fmt: skip
+def test_a_number_that_is_not_finite_stops_before_the_update(few, tmp_path, monkeypatch, script, where, dtype):
+    """At step 2: one line with the questions, and the checkpoint of step 1 as it was. Gradients in bfloat16 are in the optimizer by then."""
+    module, steps, out = importlib.import_module(script), [], tmp_path / "run"
+    flags = ["--steps", "2", "--prompts-per-step", "8", "--group-size", "4", "--eval-samples", "1", "--save-every", "1", *few, "--dtype", dtype]
+    owner, name = {"logps": (module, "completion_logps"), "sampler": (common.TransformersSampler, "_next")}.get(
+        where, (module, LOSS.get(script, "grpo_loss")))
+    real, phase = getattr(owner, name), Run.phase
 
     def spoilt(*given, **settings):
-        steps.append(1)
-        first, second = real(*given, **settings)
-        if len(steps) == 3:
-            infinite = torch.tensor(torch.inf)
-            if where == "gradient":
-                first = first + (first - first.detach()).abs().sqrt()  # its slope at 0 is not finite
-            else:
-                first = first * infinite
-        return first, second
+        result = real(*given, **settings)
+        if len(steps) < 2:
+            return result
+        if where == "sampler":
+            return result * torch.inf
+        first, second = result
+        if where == "gradient":
+            return first + (first - first.detach()).abs().sqrt(), second  # its slope at 0 is not finite
+        return first * torch.tensor(torch.inf), second
 
-    monkeypatch.setattr(grpo, "completion_logps" if where == "logps" else "grpo_loss", spoilt)
-    line = stopped(grpo.main, *flags)
-    what = {"loss": "the loss", "gradient": "the gradient", "logps": "a log-probability of the trainer"}[where]
-    assert line.startswith("error: step 3: ") and what in line and re.search(r"Questions of the batch: \S+some.jsonl line \d+, ", line)
-    assert [path.name for path in checkpoints(tmp_path / "run")] == ["checkpoint-000002"] and not damage(tmp_path / "run/checkpoint-000002")
+    monkeypatch.setattr(Run, "phase", lambda run, name: (steps.append(1) if name == "sync" else None, phase(run, name)))
+    monkeypatch.setattr(owner, name, spoilt)
+    line = stopped(module.main, *flags, *FAST.get(script, []), "--out", str(out))
+    assert line.startswith("error: step 2: ") and NOT_FINITE[where] in line
+    assert re.search(r"Questions of the batch: \S+some.jsonl lines? \d+(, \d+)*$", line)
+    assert [path.name for path in checkpoints(out)] == ["checkpoint-000001"] and not damage(out / "checkpoint-000001")
     monkeypatch.undo()
-    grpo.main(["--resume", str(tmp_path / "run"), "--steps", "3"])
+    module.main(["--resume", str(out)])
+
+
+def test_a_batch_of_128_questions_is_named_in_one_line():
+    origins = [f"agentica-org/DeepScaleR-Preview-Dataset row {12345 + 7 * i}" for i in range(128)]
+    run = SimpleNamespace(step=300, origin=lambda prompt: origins[prompt])
+    line = str(InputError(Run.not_finite(run, ["a log-probability of the trainer", "the gradient", "the loss"], range(128))))
+    assert all(f" {12345 + 7 * i}" in line for i in range(128)) and line.count("DeepScaleR") == 1
 
 
 def test_two_sets_of_one_name(few_test, tmp_path):

@@ -158,10 +158,14 @@ def test_settings_and_flags_are_the_same_thing(script):
 
 def test_settings_of_a_damaged_or_foreign_run(tmp_path):
     file = tmp_path / "args.json"
+    whole = lambda settings, more='"data": {}, "records": {}': f'{{"format": 2, {more}, "settings": {{{settings}}}}}'  # noqa: E731
     for text, message in [("", "is damaged"), ("[]", "no settings in it"), ('{"settings": []}', "no settings in it"), ("\xff{", "is damaged"),
-                          ('{"settings": {}, "format": 9}', "has format 9"), ('{"settings": {"t_step": 1}}', "does not know .t_step"),
-                          ('{"settings": {"lr": "much"}}', "--lr 'much': must be of the kind float"),
-                          ('{"settings": {"lr": NaN}}', "--lr nan: must be"), ('{"settings": {"eval_sets": [5]}}', "--eval-sets 5: is no text")]:
+                          ('""', "no settings in it"), ("null", "no settings in it"), ('{"settings": {}}', "no format in it"),
+                          ('{"settings": {}, "format": 9}', "has format 9"), ('{"settings": {}, "format": null}', "no format in it"),
+                          (whole("", '"data": 5, "records": {}'), "no data in it"), (whole("", '"data": null, "records": {}'), "no data in it"),
+                          (whole("", '"data": {"a": "b"}, "records": {}'), "no data in it"), (whole("", '"data": {}'), "no records in it"),
+                          (whole('"t_step": 1'), "does not know .t_step"), (whole('"lr": "much"'), "--lr 'much': must be of the kind float"),
+                          (whole('"lr": NaN'), "--lr nan: must be"), (whole('"eval_sets": [5]'), "--eval-sets 5: is no text")]:
         file.write_text(text, encoding="latin-1")
         with pytest.raises(InputError, match=message):
             parse_settings("", grpo.SETTINGS, ["--resume", str(tmp_path)])

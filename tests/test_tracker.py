@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,6 +40,16 @@ def test_a_tracker_that_is_not_installed_is_one_line(few, tmp_path, monkeypatch)
     monkeypatch.setitem(sys.modules, "wandb", None)
     line = stopped(grpo.main, *SMALL, *few, "--report-to", "wandb", "--out", str(tmp_path / "run"))
     assert "--report-to wandb: cannot be imported" in line and "pip install wandb" in line
+
+
+def test_a_tracker_that_fails_when_a_run_goes_on_is_not_written_down(few, tmp_path, monkeypatch):
+    flags = [*SMALL, *few, "--steps", "1", "--out", str(tmp_path / "run")]
+    grpo.main(flags)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **how: 1 / 0))
+    line = stopped(grpo.main, "--resume", str(tmp_path / "run"), "--report-to", "wandb")
+    assert "--report-to wandb: cannot be started (ZeroDivisionError: division by zero); put that right, or take --report-to none" in line
+    grpo.main(["--resume", str(tmp_path / "run"), "--steps", "2"])
+    assert len(rows_of(tmp_path / "run")) == 3
 
 
 def test_none_is_the_default(few, tmp_path):

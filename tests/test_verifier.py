@@ -243,6 +243,12 @@ TABLE = [
     (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}", False),
     (r"\{10^{-9},1\}", r"\{2\cdot 10^{-9},1\}", False),
     (r"9.1\times 10^{31}", r"91\times 10^{30}", True),
+    # of numbers too large for a float
+    ("3", r"\pi\cdot10^{300}\cdot10^{300}", False),
+    ("3", r"\pi\cdot10^{300}\cdot10^{300}-\pi\cdot10^{300}\cdot10^{300}", False),
+    ("3", r"\sqrt{10^{300}}\cdot\sqrt{10^{300}}\cdot\sqrt{10^{300}}", False),
+    ("x+1", r"\pi\cdot10^{300}\cdot10^{300}", False),
+    (r"\pi\cdot10^{300}\cdot10^{300}", "3", False),
     # no answer at all
     ("5", "?", False),
     ("5", r"\%", False),
@@ -253,6 +259,29 @@ TABLE = [
     (r"\frac{1}{2", r"\frac{1}{2}", False),
     ("5} and {6", "5", False),
 ]
+
+# A calculation that is still to be done, whatever does it, and words that make another number of a number; then what leaves it alone.
+CALCULATIONS = [
+    *((gold, answer, False) for gold, answers in {
+        "3": [r"\lfloor 3.2\rfloor", r"\left\lfloor 3.2\right\rfloor", "floor(3.2)", "sqrt(9)", "-(-3)", "+(3)"],
+        "-3": [r"\lceil -3.75\rceil", "-(3)"],
+        "0": [r"\arcsin 0", r"\arctan 0", r"\arccos 1", r"\sinh 0", r"\tan 0^\circ", r"\tanh(0)", "sin(0)", "ln 1"],
+        "1": [r"\exp 0", r"\exp(0)", r"\cosh 0", r"\sec 0", "e^0", "cos0"],
+        "6": [r"\Gamma(4)", r"\operatorname{anything}^{-1}(6)", r"\unheardof 6"],
+        "12": [*(rf"\text{{{words}}}12" for words in ("negative ", "half of ", "twice ", "the square root of ", "anything but ", "the sum of ")),
+               *(rf"12\text{{ {words}}}" for words in ("squared", "halves", "tenths", "factorial", "lakh", "k", "per cent", "percent", "thirds")),
+               r"\text{negative 12}", r"\text{12 squared}", r"{\text{half of }12}", r"x=\text{half of }12", r"\text{half of }12=12",
+               r"12\textsf{ squared}"]}.items() for answer in answers),
+    ("12", r"\text{The final answer is }12", True),
+    ("12", r"\text{Area: }12\text{ cm}^2", True),
+    ("12", r"\textbf{(C)}\ 12", True),
+    ("12", r"\textbf{(C) }12", True),
+    ("12", r"12 \text{ (minutes)}", True),
+    ("12", r"12\text{ K}", True),
+    (r"50\%", r"50\text{ per cent}", True),
+    (r"\frac{3}{8}", r"P(\text{exactly }2\text{ heads})=\frac{3}{8}", True),
+    ("12", r"\text{half-life} = 12", True),
+]  # fmt: skip
 
 # (gold, whole response, right?)
 RESPONSES = [
@@ -350,7 +379,7 @@ def test_the_scripts_use_this_verify():
     assert common.verify is verify
 
 
-@pytest.mark.parametrize("name", ["TABLE", "KNOWN_LIMITS", "RESPONSES"])
+@pytest.mark.parametrize("name", ["TABLE", "CALCULATIONS", "KNOWN_LIMITS", "RESPONSES"])
 def test_verdicts(name):
     rows = globals()[name]
     assert len(rows) == len({row[:2] for row in rows})  # a row that is there twice was meant to be another
@@ -592,6 +621,7 @@ def test_long_answers_cost_little():
     began = time.process_time()
     assert exact_match("5", "0" * 40_000 + "x") is None
     assert last_boxed(r"\boxed{" * 20_000 + "}" * 20_000)
+    assert exact_match("5", "0" * 40_000 + "5") is True and exact_match("-" + "0" * 40_000, "0") is True
     for text in ("0" * 40_000 + "x", "(" * 40_000, "9" * 40_000 + "!", "2^" * 10_000 + "2", r"\frac" * 10_000, "=" * 40_000, "-" * 40_000):
         assert verifier.decide("5", text) is not True
     assert time.process_time() - began < 5

@@ -1,19 +1,22 @@
 """Damaged files of every kind: run folders, model folders, data, settings; full disks and quotas."""
 
+import contextlib
+import io
 import itertools
 import json
 import random
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
-from small import MAINS, ROOT, limit_files, read, resume_or_start, rng, rows, run, says, unsound
+from small import MAINS, ROOT, folders_of, limit_files, read, resume_or_start, rng, rows, run, says, unsound
 from safetensors.torch import load_file, save_file
 
 from common import load_model
 from plumbing import InputError
-from plumbing.checkpoints import checkpoints
+from plumbing.checkpoints import checkpoints, seal
 from plumbing.data import load_problems
 from plumbing.settings import MACHINE, parse_settings
 
@@ -24,6 +27,9 @@ SPOIL = {
     "one bit": lambda data: data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :],
     "deleted": None,
 }
+
+
+RECORDS = {"failure_prefix": "bank.jsonl", "prefix_rl": "traces.jsonl", "pos_neg_pairing": "chosen.jsonl"}  # what a method's steps rest on
 
 
 def spoil(file, how):
@@ -45,14 +51,36 @@ def sample(cases, scale):
 # ---- run folders -------------------------------------------------------------------------------------------
 
 
-def run_folder_cases(script):
-    """(name, what is done to a finished run's folder, whether the run still goes on)."""
+def method_cases(script, finished):
+    """(name, what is done to a finished run's folder, whether the run still goes on): a method's own record, and an arm."""
+    cases, arms = [], [folder.name for folder in folders_of(finished)[1:]]
+    for how in SPOIL:
+        if script in RECORDS:
+            cases.append((f"{RECORDS[script]} {how}", lambda out, how=how: spoil(out / RECORDS[script], how), False))
+        for arm in arms[:1]:
+            for file in ("args.json", "metrics.jsonl") * (how != "one bit"):  # where it falls, it may leave another text
+                cases.append((f"{arm}/{file} {how}", lambda out, arm=arm, file=file, how=how: spoil(out / arm / file, how), False))
+            for file in ("model.safetensors", "trainer_state.pt"):
+                cases.append((f"{arm}/newest {file} {how}", lambda out, arm=arm, file=file, how=how: spoil(
+                    checkpoints(out / arm)[-1] / file, how), True))  # fmt: skip
+    if script in RECORDS:
+        cases.append((f"{RECORDS[script]} a line less", lambda out: cut_line(out / RECORDS[script]), False))
+    return cases
+
+
+def cut_line(file):
+    file.write_bytes(b"".join(file.read_bytes().splitlines(keepends=True)[:-1]))
+
+
+def run_folder_cases():
+    """(name, what is done to a finished run's folder, whether the run still goes on): what all scripts share."""
     cases = []
     for file, how in itertools.product(
         ("config.json", "model.safetensors", "trainer_state.pt", "optimizer-000.pt", "tokenizer.json", "tokenizer_config.json",
-         "checksums.json"), SPOIL):  # fmt: skip
+         "generation_config.json", "chat_template.jinja", "checksums.json"), SPOIL):  # fmt: skip
         cases.append((f"newest {file} {how}", lambda out, file=file, how=how: spoil(checkpoints(out)[-1] / file, how), True))
     for how in SPOIL:
+        cases.append((f"curves.png {how}", lambda out, how=how: spoil(out / "curves.png", how), True))
         cases.append((f"both trainer_state.pt {how}", lambda out, how=how: [spoil(c / "trainer_state.pt", how) for c in checkpoints(out)], False))
         if how != "one bit":  # where it falls, it may leave another text
             cases.append((f"args.json {how}", lambda out, how=how: spoil(out / "args.json", how), False))
@@ -68,6 +96,12 @@ def run_folder_cases(script):
     cases += [
         ("args.json a list", lambda out: (out / "args.json").write_text("[]"), False),
         ("args.json without settings", lambda out: (out / "args.json").write_text("{}"), False),
+        *((f"args.json with data {value!r}", lambda out, value=value: edit(out / "args.json", data=value), False)
+          for value in (None, 5, [], {"x": 5}, {"x": {"dropped": 5}})),
+        ("args.json without records", lambda out: edit(out / "args.json", records=None), False),
+        ("args.json that names a reward", lambda out: edit(out / "args.json", settings=read(out / "args.json")["settings"] | {
+            "reward": bomb_file(out)}), False),
+        ("args.json that trusts a checkpoint's code", lambda out: trusting(out), False),
         ("args.json of a later format", lambda out: edit(out / "args.json", format=99), False),
         ("args.json of another script", lambda out: edit(out / "args.json", script="another"), False),
         *((f"args.json with {name} {value!r}", lambda out, name=name, value=value: edit(
@@ -75,7 +109,16 @@ def run_folder_cases(script):
           for name, value in (("lr", "much"), ("lr", None), ("lr", -1.0), ("seed", [1]), ("eval_sets", "text"), ("steps", 1e99),
                               ("instruction", 5), ("unknown", 1), ("group_size", True), ("dtype", "float8"), ("model", 3))),
         ("data has changed", lambda out: edit(
-            out / "args.json", data=dict.fromkeys(read(out / "args.json")["data"], "0")), False),
+            out / "args.json", data=dict.fromkeys(read(out / "args.json")["data"], {"sha256": "0", "dropped": []})), False),
+        *((f"metrics.jsonl with step {value}", lines(lambda rows, value=value: [
+            rows[0], json.dumps(json.loads(rows[1]) | {"step": value}).encode() + b"\n", *rows[2:]]), False)
+          for value in ("1", None, [1], 1.5, {})),
+        ("metrics.jsonl with a text for a number", lines(lambda rows: [rows[0], rows[1].replace(b'"loss": ', b'"loss": "0", "x": '), *rows[2:]]),
+         False),
+        ("wandb.txt of garbage", lambda out: (out / "wandb.txt").write_bytes(b"\xff\x00"), True),
+        ("tensorboard/ of garbage", lambda out: [(out / "tensorboard").mkdir(), (out / "tensorboard/events").write_bytes(b"\xff\x00")], True),
+        ("format of checksums.json one more", lambda out: edit(checkpoints(out)[-1] / "checksums.json", format=3), True),
+        ("a file called checkpoint-000001", lambda out: (out / "checkpoint-000001").write_text(""), True),
         ("metrics.jsonl one row short", lines(lambda rows: rows[1:]), False),
         ("metrics.jsonl a row twice", lines(lambda rows: [rows[0], *rows]), False),
         ("metrics.jsonl a row garbled", lines(lambda rows: [rows[0], b"\xff\x00{\n", *rows[2:]]), False),
@@ -96,6 +139,19 @@ def run_folder_cases(script):
     return cases
 
 
+def bomb_file(out):
+    (out / "mine.py").write_text(f"open({str(out / 'exploded')!r}, 'w')\ndef score(texts, golds): return [0.0] * len(texts)\n")
+    return f"{out / 'mine.py'}:score"
+
+
+def trusting(out):
+    newest = checkpoints(out)[-1]
+    remote(newest, out / "exploded")
+    (newest / "checksums.json").unlink()
+    seal(newest)
+    edit(out / "args.json", settings=read(out / "args.json")["settings"] | {"trust_remote_code": True, "model": str(newest), "tiny": True})
+
+
 class Bomb:
     """Pickled, it writes a file when it is loaded."""
 
@@ -108,61 +164,90 @@ class Bomb:
 
 def reseal(checkpoint, state, name):
     """Another file with a checksum that fits."""
-    from plumbing.checkpoints import seal
-
     torch.save(state, checkpoint / name)
     (checkpoint / "checksums.json").unlink()
     seal(checkpoint)
 
 
 def trained(out):
-    """Rows without evaluations: a last step has one, and is not the last when it is made again in a longer run."""
-    return [{name: value for name, value in row.items() if not name.startswith("eval/")} for row in rows(out)[""]]
+    """Rows of a run and its arms without evaluations: a last step has one, and is not the last when it is made again in a longer run."""
+    return {arm: [{name: value for name, value in row.items() if not name.startswith("eval/")} for row in found] for arm, found in rows(out).items()}
 
 
-def run_folders(reference, scale=1.0, script="grpo"):
+def run_folders(reference, scale=1.0, scripts=tuple(MAINS)):
     """Resume after each damage. Sound: it goes on to the same metrics and says what it left out, or refuses in one line."""
-    _, _, finished = reference[script]
-    longer = ["--steps", "4"]
-    whole, wrong = reference.folder / "longer", []
-    if not whole.exists():
-        shutil.copytree(finished, whole)
-        run(script, ["--resume", str(whole), *longer])
-    expected = trained(whole)
-    cases = sample(run_folder_cases(script), scale)
-    for i, (name, work, goes_on) in enumerate(cases):
-        out = reference.folder / f"damaged-{i}"
-        shutil.copytree(finished, out)
-        work(out)
-        status, last, traceback = run(script, ["--resume", str(out), *longer])
-        if goes_on:
-            sound = status == 0 and trained(out) == expected and unsound(out) in ([], [f"{out}/checkpoint-000009.partial is left"])
-        else:
-            sound = status == 1 and says(last)
-        if not sound or traceback or (out / "exploded").exists():
-            wrong.append(f"{name}: status {status}, {last}, foreign code ran: {(out / 'exploded').exists()}")
-        shutil.rmtree(out)
-    for other in sample([name for name in MAINS if name != script], scale):
-        status, last, _ = run(other, ["--resume", str(finished)])
-        if status != 1 or not says(last):
-            wrong.append(f"resumed by {other}: status {status}, {last}")
-    return len(cases) + len(sample([name for name in MAINS if name != script], scale)), wrong
+    wrong, tried, longer = [], 0, ["--steps", "4"]
+    for script in scripts:
+        _, _, finished = reference[script]
+        whole = reference.folder / f"longer-{script}"
+        if not whole.exists():
+            shutil.copytree(finished, whole)
+            run(script, ["--resume", str(whole), *longer])
+        expected, cases = trained(whole), sample((run_folder_cases() if script == "grpo" else []) + method_cases(script, finished), scale)
+        for name, work, goes_on in cases:
+            out = reference.folder / "damaged"
+            shutil.copytree(finished, out)
+            work(out)
+            status, last, traceback = run(script, ["--resume", str(out), *longer])
+            if goes_on:
+                sound = status == 0 and trained(out) == expected and not unsound(out)
+            else:
+                sound = status == 1 and says(last)
+            if not sound or traceback or (out / "exploded").exists():
+                wrong.append(f"{script}, {name}: status {status}, {last}, {unsound(out)}, foreign code ran: {(out / 'exploded').exists()}")
+            shutil.rmtree(out)
+        others = sample([name for name in MAINS if name != script], scale if script == "grpo" else scale / 5)
+        for other in others:
+            status, last, _ = run(other, ["--resume", str(finished)])
+            if status != 1 or not says(last):
+                wrong.append(f"{script} resumed by {other}: status {status}, {last}")
+        tried += len(cases) + len(others)
+    return tried, wrong
 
 
 def full_disk(reference, count=12, seed=2):
-    """No file may grow past some size, from the start or in a resume. Sound: one line, and later the run goes on as if nothing was."""
-    wrong, random = [], rng(seed)
+    """On a small file system that is full, and made larger later; half of the cases. In the other half no file may grow past some size.
+
+    Sound: one line, and later the run goes on as if nothing was.
+    """
+    wrong, random, tried = [], rng(seed), 0
     for i in range(count):
-        script = list(MAINS)[i % len(MAINS)]
+        script = list(MAINS)[i // 2 % len(MAINS)]
         expected, _, _ = reference[script]
-        out, size = reference.folder / f"full-{i}", int(10 ** random.uniform(0, 6.3))
-        status, last, traceback = run(script, [*reference.flags(script), "--out", str(out)], prepare=limit_files(size))
-        if traceback or status not in (0, 1) or status and not says(last):
-            wrong.append(f"{script} under {size} bytes: status {status}, {last}")
-        status, last, _ = run(script, resume_or_start(out, reference.flags(script)))
-        if status or rows(out) != expected or unsound(out):
-            wrong.append(f"{script} after {size} bytes: status {status}, {last}, {unsound(out)}")
-    return count, wrong
+        size = int(10 ** random.uniform(3.6, 6.9))
+        with small_disk(reference.folder / "disk", size) if i % 2 == 0 else contextlib.nullcontext() as grow:
+            if i % 2 == 0 and grow is None:
+                print("full disk: skipped half of the cases, no file system may be mounted here")
+                continue
+            tried += 1
+            out = reference.folder / "disk/run" if grow else reference.folder / f"full-{i}"
+            limit = {} if grow else {"prepare": limit_files(int(10 ** random.uniform(0, 6.3)))}
+            status, last, traceback = run(script, [*reference.flags(script), "--out", str(out)], **limit)
+            if traceback or status not in (0, 1) or status and not says(last):
+                wrong.append(f"{script}, case {i}: status {status}, {last}")
+            if grow:
+                grow()
+            status, last, _ = run(script, resume_or_start(out, reference.flags(script)))
+            if status or rows(out) != expected or unsound(out):
+                wrong.append(f"{script} after case {i}: status {status}, {last}, {unsound(out)}")
+    return tried, wrong
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A file system of `size` bytes at `folder` -> a call that makes it large; None where that is not permitted."""
+    def mount(*options):
+        done = subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)], capture_output=True)
+        return done.returncode == 0
+
+    folder.mkdir(exist_ok=True)
+    if not mount(f"size={size}"):
+        yield None
+        return
+    try:
+        yield lambda: mount("remount", "size=500m")
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 # ---- model folders -----------------------------------------------------------------------------------------
@@ -197,6 +282,10 @@ def model_cases():
         ("a layer too few", lambda out: edit(out / "config.json", num_hidden_layers=read(out / "config.json")["num_hidden_layers"] - 1,
                                              layer_types=None)),
         ("a BERT config", lambda out: edit(out / "config.json", model_type="bert", architectures=["BertModel"])),
+        *((f"config.json with {changed}", lambda out, changed=changed: edit(out / "config.json", **changed)) for changed in (
+            {"model_type": "t5"}, {"model_type": "vit"}, {"model_type": "whisper"}, {"hidden_act": "nope"},
+            {"rope_parameters": {"rope_type": "nope"}}, {"vocab_size": -5}, {"vocab_size": "x"}, {"hidden_size": 0}, {"num_hidden_layers": -2},
+            {"num_attention_heads": 3}, {"max_position_embeddings": None}, {"eos_token_id": "x"})),
         ("an unknown kind", lambda out: edit(out / "config.json", model_type="nothing-known")),
         ("a smaller vocabulary", lambda out: smaller(out)),
         ("no end token", lambda out: endless(out)),
@@ -221,8 +310,8 @@ def endless(out):
         (out / file).unlink(missing_ok=True)
 
 
-def remote(out):
-    (out / "own.py").write_text(f"open({str(out / 'exploded')!r}, 'w')\nclass Model: pass\nclass Config: pass\n")
+def remote(out, mark=None):
+    (out / "own.py").write_text(f"open({str(mark or out / 'exploded')!r}, 'w')\nclass Model: pass\nclass Config: pass\n")
     edit(out / "config.json", model_type="own-kind", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"})
 
 
@@ -232,22 +321,23 @@ def pickled(out):
 
 
 def model_folders(reference, scale=1.0):
-    """Load each. Sound: InputError, in one line, and no code of the folder has run."""
-    wrong, cases = [], sample(model_cases(), scale)
+    """Start grpo.py with each. Sound: one line about --model, and no code of the folder has run."""
+    wrong, cases, out = [], sample(model_cases(), scale), reference.folder / "model"
     for name, work in cases:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder) / "model"
-            shutil.copytree(ROOT / "tiny/model", out)
-            work(out)
-            try:
-                load_model(str(out))
-                wrong.append(f"{name}: accepted")
-            except InputError:
-                pass
-            except BaseException as problem:
-                wrong.append(f"{name}: {type(problem).__name__}: {problem}"[:300])
-            if (out / "exploded").exists():
-                wrong.append(f"{name}: foreign code ran")
+        shutil.copytree(ROOT / "tiny/model", out)
+        work(out)
+        try:  # a model that is accepted comes as far as the data
+            with contextlib.redirect_stdout(io.StringIO()):
+                MAINS["grpo"](["--model", str(out), "--tiny", "--data", "nowhere.jsonl", "--out", str(reference.folder / "model-run")])
+        except SystemExit as stop:
+            if not str(stop.code).startswith("error: --model"):
+                wrong.append(f"{name}: {stop.code}")
+        except BaseException as problem:
+            wrong.append(f"{name}: {type(problem).__name__}: {problem}"[:300])
+        if (out / "exploded").exists():
+            wrong.append(f"{name}: foreign code ran")
+        shutil.rmtree(out)
+        shutil.rmtree(reference.folder / "model-run", ignore_errors=True)
     return len(cases), wrong
 
 

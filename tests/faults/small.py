@@ -116,7 +116,7 @@ def limit_files(size):
 
 def folders_of(out):
     """A run's folder and those of its arms."""
-    return [Path(out), *(path.parent for path in sorted(Path(out).glob("*/args.json")))]
+    return [Path(out), *sorted(path.parent for path in Path(out).glob("*/args.json"))]
 
 
 def rows(out):
@@ -126,7 +126,7 @@ def rows(out):
 
 def unsound(out):
     """What is wrong with the checkpoints of a run and its arms, and what is left over."""
-    found = [f"{path}: {problem}" for folder in folders_of(out) for path in checkpoints(folder) if (problem := damage(path))]
+    found = [f"{path}: {problem}" for folder in folders_of(out) for path in checkpoints(folder) if path.is_dir() and (problem := damage(path))]
     return found + [f"{path} is left" for path in Path(out).rglob("*.partial")]
 
 
@@ -152,6 +152,33 @@ class Reference:
                 raise RuntimeError(f"{script} does not run: {last}")
             self.known[script] = rows(out), time.monotonic() - began, out
         return self.known[script]
+
+
+def family_of(pid):
+    """What a process has started, and what these have."""
+    own = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return [*own, *(one for child in own for one in family_of(child))]
+
+
+def left_behind(pids, seconds=30):
+    """Which of these processes are still running when the time is over."""
+    def running(pid):
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"  # not collected yet, but dead
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+    until = time.monotonic() + seconds
+    while (left := [pid for pid in pids if running(pid)]) and time.monotonic() < until:
+        time.sleep(0.05)
+    return left
+
+
+def at_work(out):
+    """The folder that a run is or was at: "" or the name of an arm. Each is begun by writing its args.json."""
+    begun = [folder for folder in folders_of(out) if (folder / "args.json").exists()]
+    last = max(begun, key=lambda folder: (folder / "args.json").stat().st_mtime_ns, default=Path(out))
+    return last.name if last != Path(out) else "main arm"
 
 
 def says(line):

@@ -62,7 +62,6 @@ def main():
     max_tokens = min(args.max_tokens, model.config.max_position_embeddings - 100)
 
     def sync():
-        sampler.versions = None  # send the weights whether they have changed or not
         began = time.time()
         sampler.sync()
         print(f"  sync {time.time() - began:.2f} s; {held():.1f} GB held")
