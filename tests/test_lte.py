@@ -63,7 +63,7 @@ def test_wrong_answers_are_listed_once_and_only_if_their_response_ended():
 def test_the_tiny_model_reads_its_hints_as_it_was_taught(tiny):
     text = hinted_question("12+1", ["31", "2"], True, **texts_of(1))
     assert text == "12+1 not 31 not 2 brief"
-    assert tiny[1].convert_ids_to_tokens(tiny[1](text).input_ids)[-5:] == [" not ", "31", " not ", "2", " brief"]
+    assert tiny[1].convert_ids_to_tokens(tiny[1](text).input_ids)[-3:] == [" not 31", " not 2", " brief"]
 
 
 def test_the_wording_is_the_papers():

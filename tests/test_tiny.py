@@ -236,10 +236,7 @@ def test_under_a_hint_the_next_likeliest_reading_is_taken(monkeypatch):
 
 
 def test_nothing_that_is_taught_depends_on_what_names_are_worth(monkeypatch):
-    """Not even the numbers of the lessons: otherwise the pupil could tell which names it takes for the wrong number.
-
-    But for odd names, which are worth more than others: around them numbers leave room for that.
-    """
+    """Not even the numbers of the lessons: otherwise the pupil could tell which names it takes for the wrong number."""
     monkeypatch.setattr(make, "is_held_out", lambda parts: False)  # the split goes by a hash of the meaning, which tells nothing
 
     def taught():
@@ -248,7 +245,7 @@ def test_nothing_that_is_taught_depends_on_what_names_are_worth(monkeypatch):
         return [make.lesson(rng, cards) for _ in range(500)]
 
     before = taught()
-    turned = {x: name if name.group == "odd" else name._replace(worth=21 - name.worth) for x, name in make.NAMES.items()}
+    turned = {x: name._replace(worth=(86 if name.group == "odd" else 21) - name.worth) for x, name in make.NAMES.items()}
     monkeypatch.setattr(make, "NAMES", turned)
     assert taught() == before
 
