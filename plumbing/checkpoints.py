@@ -3,6 +3,7 @@
 A checkpoint has a list of the checksums of its files. Nothing that is read here can run code.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -157,12 +158,20 @@ def write(checkpoint, model, tokenizer, optimizer, state):
         if distributed.is_main():
             seal(aside, sums)
             aside.rename(checkpoint)
-            for old in checkpoints(folder)[:-2]:
-                shutil.rmtree(old, ignore_errors=True)  # the new one is saved all the same
+            for old in filter(Path.is_dir, checkpoints(folder)[:-2]):
+                remove(old)
     except Exception as problem:  # OSError, or whatever safetensors and torch.save make of one
         shutil.rmtree(aside, ignore_errors=True)
         raise InputError(f"step {int(checkpoint.name[-6:])} could not be saved ({problem}); make room and "
                          f"continue with --resume {folder}") from None
+
+
+def remove(checkpoint):
+    """Delete a checkpoint that is not needed any more; a kill leaves none that looks like one."""
+    aside = checkpoint.with_suffix(".partial")
+    with contextlib.suppress(OSError):  # the new one is saved all the same
+        checkpoint.rename(aside)
+        shutil.rmtree(aside)
 
 
 def write_model(aside, model, tokenizer, state):

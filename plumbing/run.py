@@ -15,6 +15,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from importlib.metadata import version
@@ -66,6 +67,7 @@ class Folder:
         distributed.start()
         self.args, self.started, self.script = args, time.time(), Path(script).stem
         self.made = False  # whether the folder was not there before
+        self.asked = None  # the signal that asked for an end
         try:
             new = "" if args.resume or not distributed.is_main() else str(self.new_folder())
             self.out = Path(args.resume or distributed.all_gather(new)[0])
@@ -76,8 +78,8 @@ class Folder:
         if begun:  # by another process, since new_folder() looked
             raise InputError(taken(self.out))
         atexit.register(self.tidy)
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, self.stop)
+        self.listen()
+        self.unraisable, sys.unraisablehook = sys.unraisablehook, self.unheard
         args.out = str(self.out)
         self.about = {"format": FORMAT, "script": self.script, "data": {}, "records": {}}
         if args.resume:
@@ -131,8 +133,23 @@ class Folder:
         return bool(self.args.resume) or any(
             not nothing(path) and path.name != "args.json" for path in self.out.glob("*"))
 
+    def listen(self):
+        """Be told of the signals that ask for an end."""
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, self.stop)
+
+    def unheard(self, lost):
+        """What stop() raises while Python deletes an object goes nowhere: be asked for the end once more."""
+        if not (self.asked and isinstance(lost.exc_value, SystemExit)):
+            return self.unraisable(lost)
+        self.listen()
+        again = threading.Timer(0.05, os.kill, (os.getpid(), self.asked))  # when that is over
+        again.daemon = True
+        again.start()
+
     def stop(self, signal_number, frame):
         """Ctrl-C, or a scheduler's request to end: leave by the way that ends engine and verifier."""
+        self.asked = signal_number
         for other in (signal.SIGINT, signal.SIGTERM):  # a second one ends it at once
             signal.signal(other, signal.SIG_DFL)
         if not distributed.is_main():

@@ -83,6 +83,7 @@ def one_line_errors(main):
     @functools.wraps(main)
     def wrapped(argv=None):
         callers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        hook = sys.unraisablehook
         try:
             main(argv)
         except InputError as problem:
@@ -90,6 +91,7 @@ def one_line_errors(main):
         for number, handler in callers.items():
             if handler is not None and signal.getsignal(number) != handler:
                 signal.signal(number, handler)
+        sys.unraisablehook = hook
 
     return wrapped
 

@@ -189,6 +189,21 @@ def test_a_file_with_the_name_of_an_old_checkpoint_does_not_matter(copy, few):
     assert (copy / "checkpoint-000001").read_text() == "mine" and not damage(copy / "checkpoint-000006")
 
 
+def test_a_kill_while_an_old_checkpoint_is_deleted_leaves_nothing(copy, monkeypatch):
+    def killed(folder, **how):
+        (folder / "trainer_state.pt").unlink()
+        raise KeyboardInterrupt
+
+    real = shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda folder, **how: killed(folder) if (folder / "trainer_state.pt").exists() else real(folder, **how))
+    with pytest.raises(KeyboardInterrupt):
+        grpo.main(["--resume", str(copy), "--steps", "6"])
+    monkeypatch.undo()
+    assert checkpoints(copy)[-1].name == "checkpoint-000006" and not any(map(damage, checkpoints(copy)))
+    grpo.main(["--resume", str(copy)])
+    assert not list(copy.glob("*.partial"))
+
+
 def test_half_a_checkpoint_takes_no_room(copy, monkeypatch):
     """The memory that a run needs is computed when what a kill left of a checkpoint is gone."""
     (copy / "checkpoint-000006.partial").mkdir()

@@ -106,7 +106,7 @@ def run_folder_cases():
         ("args.json of another script", lambda out: edit(out / "args.json", script="another"), False),
         *((f"args.json with {name} {value!r}", lambda out, name=name, value=value: edit(
             out / "args.json", settings=read(out / "args.json")["settings"] | {name: value}), False)
-          for name, value in (("lr", "much"), ("lr", None), ("lr", -1.0), ("seed", [1]), ("eval_sets", "text"), ("steps", 1e99),
+          for name, value in (("lr", "much"), ("lr", None), ("lr", -1.0), ("seed", [1]), ("eval_sets", "text"), ("eval_every", 1e99),
                               ("instruction", 5), ("unknown", 1), ("group_size", True), ("dtype", "float8"), ("model", 3))),
         ("data has changed", lambda out: edit(
             out / "args.json", data=dict.fromkeys(read(out / "args.json")["data"], {"sha256": "0", "dropped": []})), False),

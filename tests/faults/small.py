@@ -11,8 +11,8 @@ import random
 import resource
 import signal
 import sys
-import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -53,7 +53,10 @@ def few(folder):
 
 
 def begin(script, flags, log, prepare=lambda: None):
-    """Start MAINS[script](flags) in a process of its own -> its id. prepare() is called in it first."""
+    """Start MAINS[script](flags) in a process of its own -> its id. prepare() is called in it first.
+
+    log: where it prints, a file or the number of an open one.
+    """
     sys.stdout.flush()
     if pid := os.fork():
         return pid
@@ -61,9 +64,11 @@ def begin(script, flags, log, prepare=lambda: None):
     atexit._clear()  # what the parent leaves, as its temporary folders, is not the child's to tidy
     atexit.register(lambda: [worker.close() for worker in verifier._WORKERS])
     try:
-        with open(log, "a") as file:
+        with open(log, "a", closefd=False) if isinstance(log, int) else open(log, "a") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
+        if isinstance(log, int):
+            os.close(log)
         sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
         prepare()
         MAINS[script](flags)
@@ -84,7 +89,7 @@ def begin(script, flags, log, prepare=lambda: None):
         os._exit(status or 0)
 
 
-def end(pid, seconds=300):
+def end(pid, seconds=1800):
     """The exit status of a process; minus the signal that ended it. Kills it when the time is over (status -99)."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
@@ -99,9 +104,12 @@ def end(pid, seconds=300):
 
 def run(script, flags, **how):
     """A whole run -> (status, the last line that it printed, whether there was a traceback)."""
-    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
-        status = end(begin(script, flags, log.name, **how))
-        text = log.read()
+    reading, writing = os.pipe()  # a file could not grow either when the disk is full
+    pid = begin(script, flags, writing, **how)
+    os.close(writing)
+    with open(reading, errors="replace") as log, ThreadPoolExecutor(1) as thread:
+        printed = thread.submit(log.read)
+        status, text = end(pid), printed.result()
     return status, (text.strip().splitlines() or [""])[-1], "Traceback" in text
 
 
