@@ -147,4 +147,4 @@ def test_a_run_in_bfloat16_resumes_to_the_last_bit(few, tmp_path):
     whole, halves = rows_of(tmp_path / "whole"), rows_of(tmp_path / "halves")
     assert whole[3:] == halves[3:] and len(whole) == 5
     gap = [row["sampling/sampling_logp_difference/mean"] for row in whole[1:]]
-    assert all(1e-4 < value < 0.1 for value in gap)  # bfloat16 arithmetic differs with the shape of a batch, and stays below the limit
+    assert all(0 < value < 0.1 for value in gap)  # bfloat16 arithmetic differs with the shape of a batch, and stays below the limit
