@@ -145,7 +145,8 @@ def find_pair(run, pool, hard):
         return lines
 
     if args.chosen:
-        lines = read_record(args.chosen, "id", "role", "probe", "again", "tokens", problems=by_id.values())
+        names = ("id", "role", "probe", "again", "tokens")
+        lines = run.record(args.chosen, lambda: read_record(args.chosen, *names, problems=by_id.values()))
     else:
         lines = run.record(record, choose)
     pair = [by_id[line["id"]] | {"role": line["role"]} for line in lines]
