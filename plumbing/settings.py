@@ -70,8 +70,8 @@ ELSE = "[0, 1e9]"
 AT_MOST = (("cut_from", "cut_to"), ("saturated_low", "saturated_high"), ("saturated_high", "screen_samples"),
            ("band", "group_size"))  # the first of two settings may not exceed the second
 CHANGEABLE = (  # what --resume may change; of the last three the place alone, what they hold is compared
-    "steps", "save_every", "micro_batch_tokens", "report_to", "dry_run", "gpu_memory", "gpus", "bank", "traces",
-    "chosen")
+    "steps", "save_every", "micro_batch_tokens", "report_to", "dry_run", "gpu_memory", "gpus", "bank",
+    "traces", "chosen")
 CODE = ("reward", "trust_remote_code")  # what lets a run execute code that comes with it
 
 

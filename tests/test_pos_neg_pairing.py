@@ -16,7 +16,7 @@ from plumbing import InputError
 from pos_neg_pairing import choose_pair, pair_advantages
 
 SMALL = ["--steps", "3", "--prompts-per-step", "4", "--group-size", "4", "--eval-every", "3", "--eval-samples", "1", "--save-every", "2",
-         "--probe-samples", "8", "--questions", "24", "--band", "2", "--compare"]  # fmt: skip
+         "--probe-samples", "8", "--questions", "60", "--band", "2", "--compare"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_the_chosen_two_are_probed_again(whole_run):
     assert 0 <= positive["again"] <= 1
     rows = rows_of(whole_run)
     assert {"pair/reward_positive", "pair/mixed_negative"} < set(rows[1])
-    assert rows[0]["num_tokens"] == round(positive["tokens"] + negative["tokens"]) > 8 * (24 + 2) * 10  # the probe is paid for; 10: a short question
+    assert rows[0]["num_tokens"] == round(positive["tokens"] + negative["tokens"]) > 8 * (60 + 2) * 10  # the probe is paid for; 10: a short question
     assert rows[1]["reward"] == pytest.approx((rows[1]["pair/reward_positive"] + rows[1]["pair/reward_negative"]) / 2)
 
 

@@ -63,7 +63,7 @@ def test_the_file_of_names(splits):
 def test_cards_deal_every_reading_as_often_as_its_rate_says(monkeypatch):
     monkeypatch.setattr(make, "NAMES", NAMES)
     cards = make.Cards(random.Random(0))
-    assert Counter(cards.read("k7") for _ in range(3000)) == {9: 2460, 14: 240, 5: 300}
+    assert Counter(cards.read("k7") for _ in range(6000)) == {9: 4920, 14: 480, 5: 600}
 
 
 # ---- problems ----
@@ -340,7 +340,7 @@ def test_what_the_pupil_knows_by_the_reading_itself(tiny):
     names = json.loads((ROOT / "tiny/names.json").read_text())
     label = next(label for label, name in names.items() if name["group"] == "known")
     chance = pupil.readings([label], contexts=1)[0]
-    assert chance.sum().item() == pytest.approx(1, abs=1e-3) and pupil.known({label: names[label]})[label] > 0.5
+    assert chance.sum().item() == pytest.approx(1, abs=3e-3) and pupil.known({label: names[label]})[label] > 0.5
     rng = random.Random(0)
     a, b, sign = rng.randint(22, 30), rng.randint(1, 9), rng.choice("+-")
     prompt = tiny[1](f"<|user|>({a}+{b}){sign}{label}<|assistant|>{a}+{b}={a + b}; {label}=").input_ids

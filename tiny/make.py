@@ -145,7 +145,7 @@ def make_names(seed):
             if group == "known":  # the same, but for the names' worth: being less sure does not pay
                 order = (worth, *wrong)
             readings = dict(zip(order, (1 - rate - DECOY, rate, DECOY)))
-            names[labels.pop()] = Name(worth, group, round(readings[worth], 3), readings)
+            names[labels.pop()] = Name(worth, group, round(readings[worth], 4), readings)
     return names
 
 
