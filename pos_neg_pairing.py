@@ -46,7 +46,7 @@ from common import (
 from plumbing import InputError, derive_seed
 from plumbing.data import Shuffled
 from plumbing.distributed import sum_over_ranks
-from plumbing.records import fill_record, read_record, write_lines
+from plumbing.records import fill_record, write_lines
 from plumbing.run import Run, drawn_tokens, train_arms
 from plumbing.settings import one_line_errors, parse_settings
 
@@ -145,8 +145,8 @@ def find_pair(run, pool, hard):
         return lines
 
     if args.chosen:
-        names = ("id", "role", "probe", "again", "tokens")
-        lines = run.record(args.chosen, lambda: read_record(args.chosen, *names, problems=by_id.values()))
+        columns = ("id", "role", "probe", "again", "tokens")
+        lines = run.given_record(args.chosen, *columns, problems=by_id.values())
     else:
         lines = run.record(record, choose)
     pair = [by_id[line["id"]] | {"role": line["role"]} for line in lines]

@@ -296,7 +296,7 @@ class Run(Folder):
         A run that is past that step has others: it goes on from what is in `file`. Raises InputError if that
         is not what it began with.
         """
-        name = " ".join([Path(file).name, *map(str, tag.values())])
+        name = " ".join(["record", *map(str, tag.values())])  # a script has one, whatever its file is called
         lines = [line for line in read_lines(file) if line.items() >= tag.items()]
         if self.about["records"].get(name) != checksum(lines):
             if self.done > since:
@@ -309,14 +309,14 @@ class Run(Folder):
             self.write_about()
         return lines
 
-    def given_record(self, file, *names, **tag):
+    def given_record(self, file, *names, problems=None, **tag):
         """The lines with this tag of a record that an earlier run left. Raises InputError.
 
-        names: what each has to have.
+        names: what each has to have. problems: those they may be of, the run's if not given.
         """
         def read():
             known = self.model.get_input_embeddings().num_embeddings
-            lines = read_record(file, *names, *tag, problems=self.problems, vocabulary=known)
+            lines = read_record(file, *names, *tag, problems=problems or self.problems, vocabulary=known)
             return [line for line in lines if line.items() >= tag.items()]
 
         return self.record(file, read, **tag)

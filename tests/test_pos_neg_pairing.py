@@ -243,6 +243,17 @@ def test_a_pair_that_is_not_the_one_that_was_trained_on_is_refused(whole_run, tm
     assert "chosen.jsonl does not hold what the run went on from" in line
 
 
+def test_a_given_pair_may_lie_elsewhere_but_has_to_be_the_same(whole_run, few, tmp_path):
+    given, moved = shutil.copy(whole_run / "chosen.jsonl", tmp_path / "given.jsonl"), tmp_path / "moved.jsonl"
+    pos_neg_pairing.main([*SMALL, *few, "--steps", "1", "--chosen", str(given), "--out", str(tmp_path / "run")])
+    (tmp_path / "given.jsonl").rename(moved)
+    pos_neg_pairing.main(["--resume", str(tmp_path / "run"), "--steps", "2", "--chosen", str(moved)])
+    assert [row["step"] for row in rows_of(tmp_path / "run")] == [0, 1, 2]
+    moved.write_text(moved.read_text().replace('"role": 1', '"role": -1'))
+    line = stopped(pos_neg_pairing.main, "--resume", str(tmp_path / "run"), "--steps", "3", "--chosen", str(moved))
+    assert "moved.jsonl does not hold what the run went on from" in line
+
+
 def test_before_the_first_checkpoint_a_damaged_choice_is_made_again(whole_run, few, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-*"))
     (tmp_path / "run/chosen.jsonl").write_text('{"id": 99, "role": 1}\n{"id": 2}\n')
