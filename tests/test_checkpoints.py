@@ -42,6 +42,7 @@ def cut(file):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "trainer_state.pt", "optimizer-000.pt", "config.json", "checksums.json"])
 def test_from_a_damaged_checkpoint_one_goes_to_the_one_before(finished, copy, name, capsys):
     newest = checkpoints(copy)[-1]
@@ -167,6 +168,7 @@ time.sleep(600)
     grpo.main(["--resume", str(copy)])  # who is dead keeps nobody out
 
 
+@pytest.mark.slow
 def test_a_byte_of_the_format_and_the_format_of_a_later_version(finished, copy, capsys):
     """One changed byte of checksums.json must not stop what the checkpoint before can go on with."""
     seals = [path / "checksums.json" for path in checkpoints(copy)]
@@ -214,6 +216,7 @@ def test_half_a_checkpoint_takes_no_room(copy, monkeypatch):
     assert "checkpoint-000004" in seen[0] and not any("partial" in name for name in seen[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["thesis.partial", "checkpoint-best.partial", "notes.txt"])
 def test_what_a_run_has_not_made_is_not_deleted(few, tmp_path, name):
     """--out names somebody's folder, and then the data is not there."""

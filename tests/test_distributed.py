@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from common import load_model
 from plumbing.data import Shuffled, load_problems
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--prompts-per-step", "6", "--group-size", "4", "--eval-samples", "1", "--save-every", "1", "--max-tokens", "48"]
 

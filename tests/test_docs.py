@@ -37,6 +37,7 @@ def test_the_readme_is_one_sitting():
     assert len(lines) <= 200 and max(map(len, lines)) <= 100
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_commands_exist_and_take_their_flags(page):
     """Every `python SCRIPT ...` names a script here, and every --flag of it is listed by that script's --help."""

@@ -232,6 +232,7 @@ def test_a_bank_may_lie_elsewhere_when_the_run_goes_on(whole_run, few, tmp_path)
     assert len(rows_of(tmp_path / "run")) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_mining_goes_on(whole_run, few, tmp_path, monkeypatch):
     """Interrupted after the first chunk, once while screening; the resumed run has the same bank and the same metrics."""
     calls = []
@@ -254,6 +255,7 @@ def test_a_killed_mining_goes_on(whole_run, few, tmp_path, monkeypatch):
     assert rows_of(tmp_path / "killed") == rows_of(tmp_path / "straight")
 
 
+@pytest.mark.slow
 def test_refreshing_and_resuming(few, tmp_path, whole_run):
     flags = [*SMALL, *few, "--compare", "--refresh-every", "2", "--refresh-samples", "16", "--bank", str(whole_run / "bank.jsonl")]
     failure_prefix.main([*flags, "--out", str(tmp_path / "straight")])
@@ -277,6 +279,7 @@ def test_the_same_questions_without_a_prefix(whole_run, few, tmp_path):
     assert first["num_tokens"] == sum(line["tokens"] for line in bank)  # the questions were screened for it too, but nothing was cut
 
 
+@pytest.mark.slow
 def test_a_refresh_that_finds_no_failure_keeps_the_old_prefixes(whole_run, few, tmp_path, monkeypatch):
     """All answers are right when it is time to mine anew. The run goes on, and so does one that was stopped after that."""
     original = failure_prefix.mine
@@ -310,6 +313,7 @@ def test_the_other_arms_are_trained_afterwards(whole_run, few, tmp_path):
     assert len(rows_of(tmp_path / "run" / "plain")) == 2 and (tmp_path / "run" / "curves.png").exists()
 
 
+@pytest.mark.slow
 def test_one_line_errors(whole_run, few, tmp_path):
     cases = {
         "holds no line": ["--bank", str(tmp_path / "none.jsonl")],
@@ -329,6 +333,7 @@ def test_one_line_errors(whole_run, few, tmp_path):
             failure_prefix.main([*SMALL, *few, "--compare", *flags, "--out", str(tmp_path / message.replace(" ", "-"))])
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_analysed(whole_run, tmp_path):
     shutil.copytree(whole_run, tmp_path / "run")
     command = [sys.executable, str(ROOT / "results" / "claims_failure_prefix.py"), str(tmp_path / "run"), "--checkpoint", "2"]

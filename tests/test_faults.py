@@ -38,10 +38,12 @@ def test_model_folders(reference):
     assert damage.model_folders(reference)[1] == []
 
 
+@pytest.mark.slow
 def test_hostile_texts():
     assert texts.hostile(0.05)[1] == []
 
 
+@pytest.mark.slow
 def test_answers():
     assert texts.answers()[1] == []
 

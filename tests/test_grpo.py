@@ -28,6 +28,7 @@ def whole_run(tmp_path_factory, few):
     return folder, printed
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
     """24 steps of the default run raise the held-out score by 4 points (the whole run of 80 steps raises it by 20)."""
     grpo.main(["--steps", "24", "--eval-every", "24", "--out", str(tmp_path / "run")])
@@ -75,6 +76,7 @@ def test_one_step_by_hand(tiny, monkeypatch, tmp_path):
     assert row["completions/mean_length"] == 38 / 8 and row["completions/clipped_ratio"] == 1 / 8 and row["num_tokens"] == 8 * 5 + 38
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_last_bit(whole_run, few, tmp_path):
     """SIGKILL at five random moments, resume, and get the metrics of the run that was never killed."""
     rng = random.Random(0)
@@ -97,6 +99,7 @@ def children(pid):
     return found + [grandchild for child in found for grandchild in children(child)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs ps and signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_everything_and_the_run_goes_on_later(whole_run, few, tmp_path, number):
@@ -115,6 +118,7 @@ def test_ctrl_c_ends_everything_and_the_run_goes_on_later(whole_run, few, tmp_pa
     assert rows_of(folder) == rows_of(whole_run[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("phase", ["score_rollouts", "grpo_loss", "evaluate"])
 def test_an_exception_in_any_phase_leaves_a_checkpoint_and_no_process(few, tmp_path, phase):
     """The phase fails in the middle of the run, while a verifier process is busy with an answer that hangs."""
@@ -184,6 +188,7 @@ def test_a_batch_without_signal_changes_nothing(few, tmp_path):
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+@pytest.mark.slow
 def test_training_goes_on_past_an_answer_that_hangs_the_verifier(few, tmp_path, monkeypatch):
     """The model cannot write such an answer itself, so one of the gold answers is the tower of powers that every other answer is compared with."""
     data = tmp_path / "data.jsonl"
@@ -195,6 +200,7 @@ def test_training_goes_on_past_an_answer_that_hangs_the_verifier(few, tmp_path, 
     assert first["verify/timeouts"] > 0 and last["step"] == 2 and first["reward"] > 0
 
 
+@pytest.mark.slow
 def test_help_and_import_are_quick_and_need_no_engine():
     began = time.time()
     process = start("grpo.py", "--help")

@@ -175,6 +175,7 @@ def test_the_chosen_two_are_probed_again(whole_run):
     assert rows[1]["reward"] == pytest.approx((rows[1]["pair/reward_positive"] + rows[1]["pair/reward_negative"]) / 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arms", [("pair", "pool"), ("pool", "pair")])
 def test_the_chosen_two_are_never_evaluated(few, tmp_path, monkeypatch, arms):
     """The evaluation set holds the whole pool: two of its 118 problems are left out, the same in both arms. Only one arm pays for them."""

@@ -164,6 +164,7 @@ def test_what_a_run_leaves(whole_run):
     assert any("prefix/reward_with" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_the_same_cuts_and_metrics(whole_run, few, tmp_path):
     prefix_rl.main([*SMALL, *few, "--steps", "2", "--out", str(tmp_path / "halves")])
     prefix_rl.main(["--resume", str(tmp_path / "halves"), "--steps", "4"])

@@ -31,6 +31,7 @@ def test_what_it_gets_and_what_comes_of_it(reward):
     assert load_reward("").__module__ == "plumbing.verifier"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_takes_it(script, few_test, reward, tmp_path):
     main = importlib.import_module(script).main

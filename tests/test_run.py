@@ -21,6 +21,7 @@ from plumbing.checkpoints import checkpoints, damage
 from plumbing.run import Run, before_and_after
 
 
+@pytest.mark.slow
 def test_an_error_is_one_line_and_leaves_no_folder(tmp_path):
     process = start("grpo.py", "--data", "missing.jsonl", cwd=tmp_path)
     printed, _ = process.communicate()
@@ -29,6 +30,7 @@ def test_an_error_is_one_line_and_leaves_no_folder(tmp_path):
     assert list((tmp_path / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
 def test_a_full_disk_costs_nothing_that_was_saved(few, tmp_path):
     """No file may grow past 1 MB, so the 1.5 MB of weights cannot be written: the system's own error, as on a full disk."""
@@ -87,6 +89,7 @@ def test_few_samples_in_between_and_more_before_and_after(few, tmp_path):
     assert all(row["eval/few/mean_length"] <= 7 for row in rows) and rows[1]["completions/mean_length"] > 7
 
 
+@pytest.mark.slow
 def test_training_questions_get_few_samples_at_every_evaluation(few_test, tmp_path):
     prefix_rl = importlib.import_module("prefix_rl")
     flags = ["--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-sets", few_test, "--eval-samples", "1"]
@@ -118,6 +121,7 @@ def test_an_arm_is_trained_and_goes_on_after_a_resume(script, few_test, tmp_path
         assert rows_of(tmp_path / "moved" / arm) == rows_of(tmp_path / "straight" / arm)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_metrics_that_all_scripts_share(script, few_test, tmp_path):
     """Every script runs through its main(), and logs under the same names what is the same thing."""
@@ -182,6 +186,7 @@ def test_two_sets_of_one_name(few_test, tmp_path):
     assert "two of them have the same short name" in stopped(grpo.main, "--eval-sets", few_test, str(copied), "--out", str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_stopped_before_there_is_anything_to_keep(tmp_path):
     process = start("grpo.py", "--out", str(tmp_path / "run"), cwd=ROOT)
     while not (tmp_path / "run" / "args.json").exists() and process.poll() is None:
@@ -192,6 +197,7 @@ def test_stopped_before_there_is_anything_to_keep(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_that_comes_while_an_object_is_deleted_is_not_lost(few, tmp_path):
     """Python ignores what is raised there; about two in a hundred signals came at such a moment."""
     code = f"""

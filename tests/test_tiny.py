@@ -264,6 +264,7 @@ def test_what_a_hint_lists():
 # ---- the files ----
 
 
+@pytest.mark.slow
 def test_one_seed_makes_the_same_bytes_twice(tmp_path, monkeypatch):
     small = ["--train-per-length", "3", "--test-per-length", "1", "--harder-per-length", "1", "--steps", "2", "--batch-tokens", "300"]
     shipped = dict(make.NAMES)

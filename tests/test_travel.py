@@ -99,6 +99,7 @@ def test_the_verifier_needs_math_verify_alone(pieces):
     """, "torch", "transformers", "tqdm", "datasets", "matplotlib", "common", "plumbing")
 
 
+@pytest.mark.slow
 def test_the_sampler_comes_with_a_few_files(tmp_path):
     """Those that the README lists; torch, transformers and math-verify are there, what the rest of plumbing/ imports is not."""
     row = next(line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| samplers"))

@@ -150,6 +150,7 @@ def test_which_questions():
         pick("variance", history={"half": [0.5]})
 
 
+@pytest.mark.slow
 def test_the_rewards_of_a_coin_are_logged_as_the_coins(tmp_path, few):
     """reward stays the share of right answers; what is learned from has a name of its own."""
     flags = ["--coin", "--compare", "--steps", "1", "--prompts-per-step", "8", "--group-size", "5", "--questions", "60", "--probe-samples", "8"]

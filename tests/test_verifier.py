@@ -519,6 +519,7 @@ def test_repeated_answers_are_compared_once(monkeypatch):
     assert counts["verify/unparsed_pred"] == 2  # each response counts, compared or not
 
 
+@pytest.mark.slow
 def test_a_comparison_that_hangs(worker):
     """Costs its own response only. 3 s: the first comparison of a new worker must finish within them on a busy machine."""
     counts, begin = Counter(), time.monotonic()
@@ -590,6 +591,7 @@ def test_spaces_between_digits_are_not_dropped():
     assert exact_match("1400000", r"1\,400 000") is True
 
 
+@pytest.mark.slow
 def test_every_call_has_its_own_limit(worker):
     """A worker started under a short limit keeps to the longer one of a later call: it is the parent that ends the comparison."""
     assert verify([HANG], ["5"], seconds=0.5) == [0.0]
