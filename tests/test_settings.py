@@ -58,7 +58,7 @@ def test_only_main_makes_a_line_of_an_error():
 
 def test_columns_of_the_table():
     tiny, full, both = (parse_settings("", grpo.SETTINGS, flags) for flags in ([], ["--model", "some/model"], ["--model", "some/model", "--tiny"]))
-    assert (tiny.lr, full.lr, both.lr) == (2e-4, 1e-6, 2e-4) and (tiny.dtype, full.dtype, both.dtype) == ("float32", "bfloat16", "float32")
+    assert (tiny.lr, full.lr, both.lr) == (1.5e-4, 1e-6, 1.5e-4) and (tiny.dtype, full.dtype, both.dtype) == ("float32", "bfloat16", "float32")
     assert parse_settings("", grpo.SETTINGS, ["--group_size", "3"]).group_size == 3  # an underscore is as good as a hyphen
 
 

@@ -70,7 +70,7 @@ def test_cards_deal_every_reading_as_often_as_its_rate_says(monkeypatch):
 
 
 def test_columns_sizes_and_families(splits):
-    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3000, "test": 360, "harder": 600}
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 3000, "test": 600, "harder": 300}
     for name in ("train", "test"):
         assert {row["level"] for row in splits[name]} == set(range(1, 7))
         assert {row["family"] for row in splits[name]} == set(make.FAMILIES)
@@ -81,7 +81,7 @@ def test_columns_sizes_and_families(splits):
 
 def test_every_stretch_has_the_same_mixture(splits):
     """Of the first 20 and of all problems of a length, each family has what its share asks for, give or take two."""
-    for name, count in ("train", 20), ("train", 500), ("test", 60):
+    for name, count in ("train", 20), ("train", 500), ("test", 100):
         for length in make.LENGTHS:
             families = [row["family"] for row in splits[name] if row["level"] == length][:count]
             weights = make.shares(length)
@@ -108,7 +108,7 @@ def test_answers_by_another_way(splits):
 
 def test_no_train_problem_nor_a_twin_of_one_is_held_out(splits):
     train, *held_out = ({make.canonical(make.parts_of(row["problem"])) for row in rows} for rows in splits.values())
-    assert [len(train), *map(len, held_out)] == [3000, 360, 600] and not train & (held_out[0] | held_out[1])
+    assert [len(train), *map(len, held_out)] == [3000, 600, 300] and not train & (held_out[0] | held_out[1])
 
 
 def test_twins_by_hand(monkeypatch):
@@ -280,7 +280,7 @@ def test_one_seed_makes_the_same_bytes_twice(tmp_path, monkeypatch):
 
 
 def test_the_shipped_problems_and_tokenizer_are_what_make_writes(tmp_path, splits):
-    assert make.make_split(random.Random("0 test"), 60, held_out=True) == splits["test"]
+    assert make.make_split(random.Random("0 test"), 100, held_out=True) == splits["test"]
     make.make_tokenizer().save_pretrained(tmp_path)
     assert all((tmp_path / name).read_bytes() == (ROOT / "tiny/model" / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json"))
 

@@ -88,7 +88,8 @@ DECOY = 0.05  # how often a name is taken for another wrong number
 NAMES_OF = {"known": 60, "trap": 204, "early": 36, "late": 36, "odd": 8, "untold": 60}  # in no problem: untold
 HINTED, PROOFREAD, READING, LONG_TAUGHT = 0.28, 0.22, 0.22, 0.12  # shares of the lessons
 STEPS, BATCH_TOKENS = 4500, 3500  # of the teaching
-SMALL = 0.035  # what names' embeddings are scaled by in the end: see teach
+SMALL = 0.018  # what names' embeddings are scaled by in the end: see teach
+EPSILON = 1e-8  # of the model's norms, from then on
 LR, MUON_LR = 3e-3, 0.01  # of AdamW for embeddings, head and norms, and of Muon for the matrices in between
 
 
@@ -520,8 +521,8 @@ def teach(model, tokenizer, rng, steps, batch_tokens, lr):
     """Next-token prediction on the child's solutions; prompt tokens are not scored.
 
     In the end the names' embeddings are made small. What is read off them stays as it was, for every layer begins by
-    normalising; but a step of the same length turns them further, so that a name can be learned by itself and not only
-    by weights that all names share.
+    normalising, with an epsilon that is small beside them; but a step of the same length turns them further, so that a
+    name can be learned by itself and not only by weights that all names share.
     """
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
@@ -550,6 +551,7 @@ def teach(model, tokenizer, rng, steps, batch_tokens, lr):
             print(f"step {step:5d}  loss {loss.item():.4f}", flush=True)
     with torch.no_grad():
         model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids(list(NAMES))] *= SMALL
+    model.config.rms_norm_eps = EPSILON
 
 
 def main():
@@ -557,8 +559,8 @@ def main():
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder to write to")
     parser.add_argument("--train-per-length", type=int, default=500)
-    parser.add_argument("--test-per-length", type=int, default=60)
-    parser.add_argument("--harder-per-length", type=int, default=300)
+    parser.add_argument("--test-per-length", type=int, default=100)
+    parser.add_argument("--harder-per-length", type=int, default=150)
     parser.add_argument("--steps", type=int, default=STEPS, help="teaching steps")
     parser.add_argument("--batch-tokens", type=int, default=BATCH_TOKENS)
     parser.add_argument("--lr", type=float, default=LR)
