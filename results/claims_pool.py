@@ -180,14 +180,15 @@ def described(logs, others):
         leads = {arm: points(student(gaps(logs, arm, metric))) for arm in others}
         found[f"pass@{SAMPLES} above GRPO's {level:.1f}: {name}"] = listed(leads)
 
-    def late(arm, *signs):
-        """A sum of shares of groups, over the last steps."""
-        names = ("frac_all_right", "frac_reward_zero_std")
-        sums = [[sum(x * row[n] for x, n in zip(signs, names)) for row in rows[-LATE:]] for rows in runs[arm]]
-        return share(student([*map(mean, sums)]))
+    def late(arm, value):
+        return share(student([mean(map(value, rows[1:][-LATE:])) for rows in runs[arm]]))
 
-    for kind, signs in {"right": (1, 0), "wrong": (-1, 1)}.items():
-        text = listed({arm: late(arm, *signs) for arm in runs})
+    kinds = {
+        "right": lambda row: row["frac_all_right"],
+        "wrong": lambda row: row["frac_reward_zero_std"] - row["frac_all_right"],
+    }
+    for kind, value in kinds.items():
+        text = listed({arm: late(arm, value) for arm in runs})
         found[f"groups that are all {kind}, of what each samples, last {LATE} steps"] = text
     nats = {arm: f"{mean(one['entropy'] for one in logs.measured(arm)):.3f}" for arm in runs}
     start = mean(one["entropy"] for one in logs.measured("grpo", "start"))

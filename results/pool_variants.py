@@ -46,14 +46,14 @@ class Halves(Shuffled):
 
     def __init__(self, items, seed):
         super().__init__(items, seed)
-        self.plain = None
-        if "prefix" in items[0]:
+        whole, self.mixed = [], "prefix" in items[0]  # else these are what a search goes through
+        if self.mixed:
             nothing = type(items[0]["prefix"])()  # of a length, or of token ids
             whole = [problem | {"prefix": nothing} for problem in GIVEN.run.problems]
-            self.plain = Shuffled(whole, GIVEN.args.seed)
+        self.plain = Shuffled(whole, GIVEN.args.seed)
 
     def draw(self, count):
-        plain = self.plain.draw(count // 2) if self.plain else []
+        plain = self.plain.draw(self.mixed * (count // 2))
         return super().draw(count - len(plain)) + plain
 
     def state_dict(self):
