@@ -1,6 +1,7 @@
 """Repeat a script over several seeds and turn what was logged into the table and the figure of the README.
 
     python results/run.py lte                     # all arms and seeds -> results/lte.md, results/lte.png
+    python results/run.py pool                    # all methods on one pool, claims_pool.py
     python results/run.py grpo --seeds 0 1 2      # other seeds; --jobs 1: one after the other
     python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4     # a setting's values, results/grpo-lr.md
 
