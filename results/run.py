@@ -1,6 +1,7 @@
 """Repeat a script over several seeds and turn what was logged into the table and the figure of the README.
 
     python results/run.py lte                     # all arms and seeds -> results/lte.md, results/lte.png
+    python results/run.py pool                    # all methods on one pool, claims_pool.py
     python results/run.py grpo --seeds 0 1 2      # other seeds; --jobs 1: one after the other
     python results/run.py grpo --seeds 10 11 --sweep lr 1e-4 2e-4     # a setting's values, results/grpo-lr.md
 
@@ -54,6 +55,8 @@ DEFAULTS = {
     },
     "AGAINST": ("step", "step"),  # the metric on the x-axis, and what it is called
     "ZOOMED": (),  # titles of panels that are not drawn from 0 to 1
+    "LEGEND": 0,  # which panel it is in
+    "DRAW": None,  # the function that draws an arm in a panel; None: draw
 }
 
 
@@ -224,6 +227,7 @@ def figure(plan, logs, file):
     """A panel for each metric, a colour for each arm. plan: see DEFAULTS."""
     runs = {arm: logs.rows(arm) for arm in plan.SHOWN or logs.arms}
     x, x_label = plan.AGAINST
+    draw_arm = plan.DRAW or draw
     columns = min(3, len(plan.PANELS))
     fig, axes = plt.subplots(-(-len(plan.PANELS) // columns), columns, squeeze=False, constrained_layout=True)
     fig.set_size_inches(4 * columns, 3.4 * len(axes))
@@ -234,13 +238,14 @@ def figure(plan, logs, file):
             name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
             if name is None or not any(row.get(name) for rows in seeds for row in rows):
                 continue  # not every arm has every metric, and some have it as 0 throughout
-            series = [[(row[x], row[name]) for row in rows if name in row] for rows in seeds]
-            draw(axis, f"C{place}", arm, series)
+            # what is counted from 0 is not logged before the first step
+            series = [[(row.get(x, 0), row[name]) for row in rows if name in row] for rows in seeds]
+            draw_arm(axis, f"C{place}", arm, series)
         low_to_high = (None, None) if title in plan.ZOOMED else (0, max(1, axis.dataLim.ymax))
         axis.set(title=title, xlabel=x_label, ylim=low_to_high)
         axis.grid(alpha=0.3)
     if len(runs) > 1:
-        axes[0, 0].legend(fontsize=8)
+        axes.flat[plan.LEGEND].legend(fontsize=8)
     fig.savefig(file, dpi=110)
     plt.close(fig)
     picture = Image.open(file).convert("RGB")
@@ -264,13 +269,14 @@ def spelled_out(args):
 def main(argv=None):
     keep_lines = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=keep_lines)
-    parser.add_argument("method", help="a script's name without .py")
+    parser.add_argument("method", help="a script's name without .py; pool: all on one pool")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: those of the published table")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time; one CPU core each")
     many = {"nargs": "+", "default": [], "metavar": ("SETTING", "VALUE")}
     parser.add_argument("--sweep", **many, help="repeat for each value of one setting")
     args = parser.parse_args(argv)
-    if not (ROOT / f"{args.method}.py").exists():
+    named = f"{args.method}.py", f"results/claims_{args.method}.py"
+    if not any((ROOT / file).exists() for file in named):
         raise SystemExit(f"error: there is no {args.method}.py to run")
     plan = plan_of(args.method, args.sweep)
     args.seeds = args.seeds or plan.SEEDS

@@ -16,8 +16,9 @@ from conftest import ROOT, rows_of
 from plumbing import InputError
 
 sys.path.insert(0, str(ROOT / "results"))
-erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants = map(
-    importlib.import_module, ("erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants"))
+erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, claims_pool = map(
+    importlib.import_module,
+    ("erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants", "pool_variants", "claims_pool"))
 BOTH = torch.tensor([1, -1])
 
 
@@ -193,7 +194,91 @@ def test_who_is_chosen_by_history_owes_the_run_that_made_it(tmp_path, monkeypatc
         pos_neg_variants.chosen(pool, [], 2)
 
 
+# ---- one pool ----
+
+
+def test_half_of_a_batch_is_plain(monkeypatch):
+    """Two contexts and three questions: halves go round each by itself, and a resumed order goes on in both. What has no prefix stays whole."""
+    problems = [{"id": i, "prompt_ids": [i]} for i in range(3)]
+    monkeypatch.setattr(pool_variants, "GIVEN", SimpleNamespace(run=SimpleNamespace(problems=problems), args=SimpleNamespace(seed=0)))
+    for prefix, nothing in ((4, 0), ([5, 6], [])):
+        items = [problem | {"prefix": prefix} for problem in problems[:2]]
+        order, again = pool_variants.Halves(items, 7), pool_variants.Halves(items, 7)
+        drawn = order.draw(4) + order.draw(4)
+        assert [item["prefix"] for item in drawn] == 2 * [prefix, prefix, nothing, nothing]
+        assert sorted(item["id"] for item in drawn[:2]) == sorted(item["id"] for item in drawn[4:6]) == [0, 1]
+        assert [item["id"] for item in drawn[2:4] + drawn[6:]] == [p["id"] for p in pool_variants.Shuffled(problems, 0).draw(4)]  # as in grpo.py
+        again.load_state_dict(json.loads(json.dumps(order.state_dict())))
+        assert again.draw(5) == order.draw(5)
+    searched = pool_variants.Halves(problems, 7)
+    assert searched.draw(5) == pool_variants.Shuffled(problems, 7).draw(5)
+
+
+def test_a_run_ends_with_the_step_that_spends_its_budget(tmp_path, monkeypatch):
+    """Of 100 tokens, 40 go before step 1 and 25 a step: 65, 90, 115. The third is the last, is evaluated, and a resume makes no other."""
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1, "num_tokens": 100}\n')
+    above, ended = pool_variants.Budgeted.__mro__[1], []
+    monkeypatch.setattr(above, "steps", lambda self, **metrics: (self.rows.append(metrics), iter(range(1, 9)))[1])
+    monkeypatch.setattr(above, "last", lambda self, name: self.rows[-1][name])
+    monkeypatch.setattr(above, "finish_step", lambda self, step, metrics, last, **stateful: (ended.append(last), self.rows.append(metrics)))
+    run = object.__new__(pool_variants.Budgeted)
+    run.args, run.rows, run.clock = SimpleNamespace(until=str(tmp_path)), [], {"sample": 3.0, "verify": 0.5}
+    for step in run.steps(num_tokens=40):
+        run.finish_step(step, {"num_tokens": 40 + 25 * step})
+    assert ended == [False, False, True] and run.rows[0] == {"num_tokens": 40, "time/search": 3.5}
+    assert list(run.steps(num_tokens=115)) == []
+    run.args.until = ""
+    assert len(list(run.steps(num_tokens=115))) == 8
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n')
+    run.args.until = str(tmp_path)
+    with pytest.raises(InputError, match="^--until .*: that run has made no step"):
+        list(run.steps(num_tokens=0))
+
+
+@pytest.mark.parametrize("arm", claims_pool.ARMS)
+def test_an_arm_of_the_pool_has_the_baselines_settings(arm):
+    """Its flags are the script's, and what is to be alike is what grpo.py has."""
+    import grpo
+    from plumbing.settings import parse_settings
+
+    script = importlib.import_module(arm)
+    own = {} if arm == "grpo" else pool_variants.SETTINGS
+    settings, base = parse_settings("", script.SETTINGS | own, claims_pool.ARMS[arm]), parse_settings("", grpo.SETTINGS, [])
+    alike = {*claims_pool.ALIKE, "model", "adam_beta2", "weight_decay", "max_grad_norm", "eval_temperature", "eval_max_tokens", "beta"}
+    assert {name: getattr(settings, name) for name in alike} == {name: getattr(base, name) for name in alike}
+    assert settings.eval_samples == 8 and getattr(settings, "updates_per_batch", 1) == 1 and not getattr(settings, "compare", [])
+    assert (settings.until == "FIRST" and settings.steps == 400) if own else settings.steps == base.steps == 80
+
+
 # ---- whole runs ----
+
+
+SMALL_SEARCH = {
+    "failure_prefix": ["--questions", "2", "--screen-samples", "8", "--saturated-low", "6", "--saturated-high", "7"],
+    "prefix_rl": ["--questions", "1", "--screen-samples", "2"], "erpo": ["--max-draws", "2"],
+    "pos_neg_pairing": ["--questions", "60", "--probe-samples", "8"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", claims_pool.ARMS)
+def test_an_arm_of_the_pool_runs_two_small_steps(tmp_path, few_test, arm):
+    """By the command that run.py gives, with less of everything. All are measured alike, so that one will do."""
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/metrics.jsonl").write_text('{"step": 1, "num_tokens": 1000000}\n')
+    flags = [flag.replace("FIRST", str(tmp_path / "first")) for flag in claims_pool.ARMS[arm]]
+    small = ["--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1", "--eval-sets", few_test, *SMALL_SEARCH.get(arm, [])]
+    out = str(tmp_path / "run")
+    measure = [["results/claims_pool.py", out, out]] * (arm == "lte")
+    for command in ([*claims_pool.COMMANDS[arm], *flags, *small, "--steps", "2", "--out", out], *measure):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [0, 1, 2] and "eval/few/avg@1" in rows[2] and rows[2]["num_tokens"] > rows[1]["num_tokens"]
+    searches = arm in ("failure_prefix", "prefix_rl", "pos_neg_pairing")
+    assert bool(rows[0].get("num_tokens")) == bool(rows[0].get("time/search")) == searches
+    for name in ("analysis", "start") if measure else ():
+        assert 0 < json.loads((tmp_path / f"run/{name}.json").read_text())["entropy"] < 3
 
 
 @pytest.mark.slow

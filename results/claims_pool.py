@@ -1,0 +1,215 @@
+"""GRPO and the five methods on one pool, from one model, at as many sampled tokens. Used by run.py.
+
+    python results/run.py pool                          # all arms -> results/pool.md, results/pool.png
+    python results/claims_pool.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
+
+The budget of a seed is what grpo.py has drawn in its 80 steps with that seed, num_tokens of its last row: no
+number that could be picked. Every other arm draws until it has spent that (pool_variants.py), with all that
+counts: screening, probes, attempts, hints, dropped groups. Its last step overshoots by less than itself, and
+scores are taken at the budget by linear interpolation between the two evaluations around it, of which the
+second is the last step's: what is interpolated is a fraction of one step's gain.
+"""
+
+import json
+import sys
+from pathlib import Path
+from statistics import fmean as mean
+
+import numpy
+import torch
+from analysis import Analyst, last_checkpoint, points, settings_of, share, smallest_seen, student, verdict
+
+import grpo
+from plumbing.settings import MACHINE, as_flags
+
+SAMPLES = 8  # of each held-out question
+ALIKE = ("data", "eval_sets", "prompts_per_step", "group_size", "temperature", "max_tokens", "lr",
+         "warmup_steps")  # fmt: skip
+BASE = as_flags({name: (MACHINE | grpo.SETTINGS)[name][1] for name in ALIKE} | {"eval_samples": SAMPLES})
+MOST = 400  # steps, which no arm needs: questions and answers as short as they come take 250
+UNTIL = [*BASE, "--compare", f"--steps={MOST}", "--until=FIRST"]
+# What is searched for before step 1 is cut down to a quarter of the budget, the same for all who search: the
+# scripts' own settings would take all of it. Evaluated four or five times, as grpo.py is.
+ARMS = {
+    "grpo": [*BASE, "--steps=80"],
+    "failure_prefix": [
+        *UNTIL, "--eval-every=18", "--questions=24",
+        "--screen-samples=16", "--saturated-low=15", "--saturated-high=15",  # 31 of 32: twice the tokens
+        "--cut-samples=8",  # 9 cuts, as in the script
+        "--updates-per-batch=1"],  # two would be twice the steps for the same tokens
+    "prefix_rl": [
+        *UNTIL, "--eval-every=14", "--questions=12",
+        "--screen-samples=8",  # unsolved: none of as many as GRPO's group has
+        "--max-attempts=64",  # 2,500 at one question are 8 % of the budget
+        "--max-flops=0"],  # tokens are what is equal here
+    "erpo": [*UNTIL, "--eval-every=10", "--questions=0"],
+    "pos_neg_pairing": [*UNTIL, "--eval-every=30", "--questions=240"],  # 32 samples each, as in the script
+    "lte": [*UNTIL, "--eval-every=13"],
+}  # fmt: skip
+COMMANDS = {arm: ["results/pool_variants.py", arm] for arm in ARMS} | {"grpo": ["grpo.py"]}
+MEETS = {  # how each arm meets the pool
+    "failure_prefix": "half of each batch stands behind failures of 24 questions that were right 15 times of "
+    "16, half are plain questions of the whole pool; no advice on mixing was found, and behind prefixes "
+    "alone nothing else would be trained",
+    "prefix_rl": "half of each batch is its mixture on 12 questions without a right answer in 8 and with one "
+    "in 64 more, half are plain questions of the whole pool; its own loss on both",
+    "erpo": "about 3,800 of 3,000 questions are asked within the budget, so that a quarter come up a second "
+    "time, from when on they can be hotter: see the mean temperature",
+    "pos_neg_pairing": "no business here: it trains on two questions, whatever else the pool holds",
+    "lte": "as it stands",
+}
+SEEDS = range(8)
+SETS = ("test", "harder")
+METRICS = (
+    rf"eval/(test|harder)/(avg@{SAMPLES}|pass@\d+)", "frac_(all_right|reward_zero_std)", "temperature/mean",
+    "time/(search|sample|verify|train)", "num_tokens")  # fmt: skip
+AGAINST = ("num_tokens", "tokens sampled, search included")
+PANELS = {
+    rf"eval/test/avg@{SAMPLES}": "held-out score (avg@n)",
+    rf"eval/harder/avg@{SAMPLES}": "on longer problems",
+    "frac_reward_zero_std": "share of zero-variance groups",
+}
+ZOOMED, LEGEND = tuple(PANELS.values())[:2], 2
+# Okabe and Ito's colours, which colour-blind readers tell apart, and dashes for those who see none
+STYLES = dict(zip(ARMS, (
+    ("#000000", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#009E73", "-"), ("#CC79A7", ":"),
+    ("#E69F00", (0, (5, 1, 1, 1, 1, 1)))), strict=True))  # fmt: skip
+LATE, SMOOTH = 10, 10  # steps: the last ones; how many the line of a metric of every step is the mean of
+
+
+def band(axis, colour, label, series):
+    """An arm's mean over seeds and its 95 % interval. series: for each seed its points (x, y)."""
+    colour, dashes = STYLES[label]
+    if len(series[0]) > 2 * SMOOTH:  # logged at every step
+        windows = [zip(*(run[i:] for i in range(SMOOTH))) for run in series]
+        series = [[tuple(map(mean, zip(*window))) for window in some] for some in windows]
+    ends = max(run[0][0] for run in series), min(run[-1][0] for run in series)
+    xs = numpy.linspace(*ends, 60)  # seeds have their points at different tokens
+    ys = [numpy.interp(xs, *zip(*run)) for run in series]
+    middle, low, high = zip(*(student(column) for column in zip(*ys)))
+    axis.plot(xs, middle, color=colour, linestyle=dashes, linewidth=2, label=label)
+    axis.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+
+
+DRAW = band
+
+
+# ---- one model -----------------------------------------------------------------------------------
+
+
+def entropy(model):
+    """Mean -log p of what it samples on the first held-out set, nats a token.
+
+    What runs log is over the tokens that they train on, which are other ones in every method.
+    """
+    problems = model.problems(model.settings["eval_sets"][0])
+    golds = [p["answer"] for p in problems]
+    groups = model.groups([p["prompt_ids"] for p in problems], golds, 4, "held out", 1.0)
+    return mean(-logp for group in groups for r in group for logp in r.logps)
+
+
+def main(folder, first):
+    settings = settings_of(folder)
+    torch.set_num_threads(1)
+    models = {"analysis": last_checkpoint(folder)} | ({"start": settings["model"]} if folder == first else {})
+    for name, model in models.items():
+        found = {"entropy": entropy(Analyst(model, settings))}
+        (Path(folder) / f"{name}.json").write_text(json.dumps(found))
+
+
+# ---- the statements ----
+
+
+def at(rows, name, tokens):
+    """A metric of a run when it had drawn so many tokens, linear between the rows around that that have it.
+
+    Raises ValueError if the run has no such row after it: it ended before it had spent as much.
+    """
+    xs, ys = zip(*((row.get("num_tokens", 0), row[name]) for row in rows if name in row))
+    if xs[-1] < tokens:
+        raise ValueError(f"{name} was last measured at {xs[-1]} tokens, before {tokens}: raise --steps")
+    return float(numpy.interp(tokens, xs, ys))
+
+
+def scores(logs, arm, name):
+    """A held-out score of each seed of an arm at its seed's budget."""
+    budgets = [rows[-1]["num_tokens"] for rows in logs.rows("grpo")]
+    return [at(rows, f"eval/{name}", tokens) for rows, tokens in zip(logs.rows(arm), budgets, strict=True)]
+
+
+def gaps(logs, arm, name):
+    """What an arm is above GRPO, of each seed."""
+    pairs = zip(scores(logs, arm, name), scores(logs, "grpo", name), strict=True)
+    return [one - other for one, other in pairs]
+
+
+def listed(texts):
+    """{arm: text} as one text."""
+    return "; ".join(f"{arm} {text}" for arm, text in texts.items())
+
+
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    others = [arm for arm in logs.arms if arm != "grpo"]
+    for arm in others:
+        for name in SETS:
+            metric = f"{name}/avg@{SAMPLES}"
+            leads = gaps(logs, arm, metric)
+            found, least = student(leads), 100 * smallest_seen(leads)
+            levels = [f"{100 * mean(scores(logs, one, metric)):.1f}" for one in (arm, "grpo")]
+            yield (
+                f"{arm} above GRPO at equal tokens: {name}",
+                "difference of paired seeds, interval above 0",
+                f"{points(found)}: {' against '.join(levels)}; {least:.1f} would be seen four times of five",
+                verdict(found[1] > 0),
+            )
+    for what, text in described(logs, others).items():
+        yield what, "", text, "reported"
+    for arm in others:
+        yield f"{arm} on this pool", "", MEETS[arm], "as set"
+
+
+def described(logs, others):
+    """{what: text} of what nobody is held to."""
+    runs, found = {arm: logs.rows(arm) for arm in logs.arms}, {}
+    for name in SETS:
+        start = 100 * mean(rows[0][f"eval/{name}/avg@{SAMPLES}"] for some in runs.values() for rows in some)
+        found[f"the starting model, avg@{SAMPLES}: {name}"] = f"{start:.1f}"
+        metric = f"{name}/pass@{SAMPLES}"
+        level = 100 * mean(scores(logs, "grpo", metric))
+        leads = {arm: points(student(gaps(logs, arm, metric))) for arm in others}
+        found[f"pass@{SAMPLES} above GRPO's {level:.1f}: {name}"] = listed(leads)
+
+    def late(arm, value):
+        return share(student([mean(map(value, rows[1:][-LATE:])) for rows in runs[arm]]))
+
+    kinds = {
+        "right": lambda row: row["frac_all_right"],
+        "wrong": lambda row: row["frac_reward_zero_std"] - row["frac_all_right"],
+    }
+    for kind, value in kinds.items():
+        text = listed({arm: late(arm, value) for arm in runs})
+        found[f"groups that are all {kind}, of what each samples, last {LATE} steps"] = text
+    nats = {arm: f"{mean(one['entropy'] for one in logs.measured(arm)):.3f}" for arm in runs}
+    start = mean(one["entropy"] for one in logs.measured("grpo", "start"))
+    found["entropy on held-out problems, nats a token"] = f"before {start:.3f}; {listed(nats)}"
+    budget = mean(rows[-1]["num_tokens"] for rows in runs["grpo"])
+    before = {arm: mean(rows[0].get("num_tokens", 0) for rows in some) / budget for arm, some in runs.items()}
+    steps = {arm: mean(len(rows) - 1 for rows in some) for arm, some in runs.items()}
+    found[f"share of the {budget / 1e6:.2f} million tokens that went before step 1, and steps"] = listed(
+        {arm: f"{before[arm]:.2f}, {steps[arm]:.0f}" for arm in runs}
+    )
+    clocks = [f"time/{phase}" for phase in ("search", "sample", "verify", "train")]
+    seconds = {
+        arm: mean(sum(row.get(clock, 0) for row in rows for clock in clocks) for rows in some)
+        for arm, some in runs.items()
+    }
+    found["seconds without evaluation"] = listed({arm: f"{value:.0f}" for arm, value in seconds.items()})
+    if "erpo" in runs:
+        heat = mean(rows[-1]["temperature/mean"] for rows in runs["erpo"])
+        found["erpo: mean temperature of the questions asked so far, at the end"] = f"{heat:.3f}"
+    return found
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
