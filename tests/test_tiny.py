@@ -262,6 +262,20 @@ def test_what_a_hint_lists():
         assert text == "".join(f" not {answer}" for answer in listed) + " brief" * brief
 
 
+@pytest.mark.parametrize("shape", [(16, 16), (40, 16), (16, 40)])
+def test_muon_is_torchs_but_for_rounding(shape):
+    """Five steps of both: they differ by what bfloat16 rounds, which is up to 1 in 128."""
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = torch.randn(6, *shape, generator=generator)
+    ours, theirs = (torch.nn.Parameter(start.clone()) for _ in range(2))
+    for matrix, kind in (ours, make.Muon), (theirs, torch.optim.Muon):
+        optimizer = kind([matrix], lr=0.1, weight_decay=0.01)
+        for matrix.grad in gradients:
+            optimizer.step()
+    moved = (ours - start).norm()
+    assert (ours - theirs).norm() < 0.02 * moved and moved > 0.5
+
+
 # ---- the files ----
 
 

@@ -517,6 +517,36 @@ def batches(rng, tokenizer, batch_tokens):
             yield pool.pop()
 
 
+class Muon(torch.optim.Optimizer):
+    """torch.optim.Muon, in float32: in its bfloat16 a CPU without instructions for that needs twice the time of all
+    the rest. A step is the mean gradient with all its singular values set to about 1."""
+
+    def __init__(self, matrices, lr, weight_decay, momentum=0.95):
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            lr, momentum = group["lr"], group["momentum"]
+            for matrix in group["params"]:
+                mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix))
+                mean.lerp_(matrix.grad, 1 - momentum)
+                update = orthogonal(matrix.grad.lerp(mean, momentum))
+                matrix.mul_(1 - lr * group["weight_decay"])
+                matrix.add_(update, alpha=-lr * max(1, matrix.shape[0] / matrix.shape[1]) ** 0.5)
+
+
+def orthogonal(matrix):
+    """Newton-Schulz iteration with Muon's coefficients: singular values come out between .5 and 1.5."""
+    if matrix.shape[0] > matrix.shape[1]:  # the smaller of both products
+        return orthogonal(matrix.T).T
+    x = matrix / matrix.norm().clamp(min=1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
 def teach(model, tokenizer, rng, steps, batch_tokens, lr):
     """Next-token prediction on the child's solutions; prompt tokens are not scored.
 
@@ -527,7 +557,7 @@ def teach(model, tokenizer, rng, steps, batch_tokens, lr):
     matrices = [p for p in model.model.layers.parameters() if p.ndim == 2]
     others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
     optimizers = [torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
-                  torch.optim.Muon(matrices, lr=MUON_LR, weight_decay=0.01)]  # AdamW alone took several times the steps
+                  Muon(matrices, lr=MUON_LR, weight_decay=0.01)]  # AdamW alone took several times the steps
 
     def rate(i):
         return min(1, (i + 1) / 100) * (0.02 + 0.49 * (1 + math.cos(math.pi * i / max(steps, 1))))
