@@ -23,8 +23,8 @@ batch weighs the same instead of every response (--loss-type), the upper clip is
 (--clip-high), one update for each batch of samples (--updates-per-batch). Left out: DAPO's refilling of
 zero-variance groups and its penalty for overlong responses.
 
-Expect on the tiny model: in 80 steps 12 points on held-out problems and 20 on longer ones, both flattening,
-with more than six of ten groups of zero variance: the stall.
+Expect on the tiny model: in 80 steps 17 points on held-out problems and 30 on longer ones, both flattening,
+with three of four groups of zero variance: the stall.
 """
 
 from collections import Counter
