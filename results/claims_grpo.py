@@ -30,7 +30,7 @@ ARMS = {
     "twice as long": ["--steps", "160"],
 }  # fmt: skip
 FEW = {"two threads": 3, "another task": 3, "twice as long": 3}
-PENDING = ()
+PENDING = ("two threads",)
 SHOWN, SCORES = ("grpo",), True
 PANELS = {
     r"eval/test/avg@\d+": "held-out score",
