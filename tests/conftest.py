@@ -31,7 +31,7 @@ def tiny():
 def few_test(tmp_path_factory):
     """A held-out set of 18 problems, three of each length -> its file."""
     file = tmp_path_factory.mktemp("data") / "few.jsonl"
-    file.write_text("".join((ROOT / "tiny/test.jsonl").read_text().splitlines(keepends=True)[::20]))
+    file.write_text("".join((ROOT / "tiny/test.jsonl").read_text().splitlines(keepends=True)[::34]))
     return str(file)
 
 

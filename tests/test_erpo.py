@@ -21,7 +21,7 @@ def few(tmp_path_factory):
     """Flags for 18 held-out problems, and for short training problems, many of which are solved."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
-    (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
+    (folder / "few.jsonl").write_text("".join(lines["test"][::34]))
     (folder / "short.jsonl").write_text("".join(line for line in lines["train"] if json.loads(line)["level"] == 1))
     return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "short.jsonl")]
 

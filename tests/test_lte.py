@@ -21,7 +21,7 @@ def few(tmp_path_factory):
     """Flags for 18 held-out problems, and for training problems that are mostly all wrong at first, and helped by a hint."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
-    (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
+    (folder / "few.jsonl").write_text("".join(lines["test"][::34]))
     trap = [line for line in lines["train"] if '"trap"' in line or '"mixed"' in line and json.loads(line)["level"] == 3]
     (folder / "trap.jsonl").write_text("".join(trap[:150]))
     return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "trap.jsonl")]

@@ -25,7 +25,7 @@ def few(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
     mixed = [line for line in lines["train"] if '"mixed"' in line][:100]
-    (folder / "few.jsonl").write_text("".join(lines["test"][::20] + mixed))
+    (folder / "few.jsonl").write_text("".join(lines["test"][::34] + mixed))
     (folder / "mixed.jsonl").write_text("".join(mixed))
     return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "mixed.jsonl")]
 

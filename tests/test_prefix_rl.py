@@ -20,7 +20,7 @@ def few(tmp_path_factory):
     """Flags for 18 held-out problems, and for training problems that the tiny model solves now and then, so that traces are cheap."""
     folder = tmp_path_factory.mktemp("data")
     lines = {name: (ROOT / "tiny" / f"{name}.jsonl").read_text().splitlines(keepends=True) for name in ("train", "test")}
-    (folder / "few.jsonl").write_text("".join(lines["test"][::20]))
+    (folder / "few.jsonl").write_text("".join(lines["test"][::34]))
     mixed = [line for line in lines["train"] if '"mixed"' in line and json.loads(line)["level"] in (4, 5, 6)]
     (folder / "mixed.jsonl").write_text("".join(mixed[:200]))
     return ["--eval-sets", str(folder / "few.jsonl"), "--data", str(folder / "mixed.jsonl"), "--compare"]
