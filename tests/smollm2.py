@@ -9,10 +9,10 @@ copied into a new one, because what was read from GGUF does not save as an ordin
 byte-level tokenizer of 49,152 words, a tied head and a chat template with a system message, but not quite the model of
 the hub.
 
-Asked in words, this model writes no box. In a chat that shows it twice how to answer, it does, and is right as often as
-a coin. So a problem is such a chat, a list of messages:
+Asked in words, this model seldom writes a box, and never a right one was seen. In a chat that shows it three times how
+to answer it does, and was right in 61 % of 80 samples. So a problem is such a chat, a list of messages:
 
-    12 or 57    \boxed{57}      84 or 30    \boxed{84}      48 or 73    ?
+    12 or 57    \boxed{57}      84 or 30    \boxed{84}      29 or 61    \boxed{61}      48 or 73    ?
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SHOWN = ((12, 57), (84, 30))
+SHOWN = ((12, 57), (84, 30), (29, 61))
 SIZES = {"train": 400, "test": 100}
 
 
@@ -44,7 +44,7 @@ def write_model(folder):
 
 
 def chat(pair):
-    """The messages of a problem: two that are answered, and the one that is asked."""
+    """The messages of a problem: three that are answered, and the one that is asked."""
     asked = lambda a, b: {"role": "user", "content": f"{a} or {b}"}  # noqa: E731
     messages = []
     for shown in SHOWN:
