@@ -118,6 +118,18 @@ def compute_dtype(model):
     return getattr(model, "compute_dtype", model.dtype)
 
 
+def draw(logps, generator):
+    """One word a row, with the probabilities exp(logps), (rows, V) -> (rows, 1).
+
+    Takes one random number a row, where torch.multinomial takes V of them: an eighth of a tiny run's time.
+    """
+    probabilities = logps.exp().nan_to_num(1.0)  # NaN: the sampler says so in the end
+    cumulative = probabilities.cumsum(-1, dtype=torch.float64)
+    random = torch.rand(len(logps), 1, dtype=torch.float64, device=logps.device, generator=generator)
+    token = torch.searchsorted(cumulative, random * cumulative[:, -1:], right=True)
+    return token.clamp(max=logps.shape[1] - 1)
+
+
 class TransformersSampler:
     """Samples with the training model itself, wherever there is no inference engine. It is always up to date.
 
@@ -173,8 +185,7 @@ class TransformersSampler:
         alive = torch.arange(len(contexts), device=device)  # which row each line of the shrinking batch is
         for t in range(max_tokens):
             scaled = (logits / torch.where(heat > 0, heat, 1.0)).log_softmax(-1)
-            token = torch.multinomial(scaled.exp().nan_to_num(1.0), 1, generator=generator)  # NaN: see below
-            token = torch.where(heat > 0, token, scaled.argmax(-1, keepdim=True))
+            token = torch.where(heat > 0, draw(scaled, generator), scaled.argmax(-1, keepdim=True))
             tokens[alive, t], logps[alive, t] = token[:, 0], scaled.gather(1, token)[:, 0]
             ended = torch.isin(token[:, 0], self.stop) & ~finished[alive]
             lengths[alive[ended]], finished[alive[ended]] = t + 1, True

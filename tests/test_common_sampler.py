@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Qwen2Config
 
-from common import TransformersSampler, VLLMSampler, build_prompt, collate, completion_logps, make_sampler, sampling_gap
+from common import TransformersSampler, VLLMSampler, build_prompt, collate, completion_logps, draw, make_sampler, sampling_gap
 from plumbing import InputError, NotFinite, engine
 
 
@@ -56,6 +56,16 @@ def test_distribution_of_the_first_token(tiny, sampler, prompts):
         chi_square = ((counts - expected)[often] ** 2 / expected[often]).sum().item()
         cells = int(often.sum())
         assert chi_square < cells + 5 * (2 * cells) ** 0.5  # five standard deviations of the chi-square distribution
+
+
+def test_draws_by_hand():
+    """A number below .5 is word 0, one below .75 word 2, others word 3; word 1 has no share and never comes."""
+    logps = torch.tensor([0.5, 0.0, 0.25, 0.25]).log().expand(1000, 4)
+    numbers = torch.rand(1000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4))[:, 0].tolist()
+    expected = [0 if number < 0.5 else 2 if number < 0.75 else 3 for number in numbers]
+    assert draw(logps, torch.Generator().manual_seed(4))[:, 0].tolist() == expected
+    nothing = draw(torch.full((3, 4), math.nan), torch.Generator().manual_seed(0))
+    assert nothing.shape == (3, 1) and nothing.max() < 4  # the sampler refuses them later
 
 
 def sampler_of(tiny):

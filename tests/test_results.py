@@ -30,7 +30,7 @@ import run  # noqa: E402
 UNMEASURED = {"pool": pytest.mark.xfail(strict=True, reason="results/pool.json.xz is to be measured")}
 TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
 MADE_BY = {method: [method] for method in TABLES}
-SWEEP = ["--sweep", "lr", "1e-4", "1.5e-4", "2e-4"]
+SWEEP = ["--sweep", "lr", "1e-4", "1.2e-4", "2e-4", "4e-4", "8e-4"]
 MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "12", *SWEEP]
 
 

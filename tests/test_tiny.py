@@ -91,9 +91,14 @@ def test_every_stretch_has_the_same_mixture(splits):
 
 
 def test_names_take_turns(splits):
-    """Every trap name comes up about equally often in training: no fact is out of reach."""
-    last = Counter(make.parts_of(row["problem"])[-1] for row in splits["train"] if row["family"] == "trap")
-    assert len(last) == make.NAMES_OF["trap"] and max(last.values()) <= min(last.values()) + 3
+    """Trap names come up equally often, rare ones half as often, in training and (nearly: one each) in the test."""
+    for name, often, seldom in ("train", {4, 5}, {2, 3}), ("test", {0, 1}, {0, 1}):
+        last = Counter(make.parts_of(row["problem"])[-1] for row in splits[name] if row["family"] == "trap")
+        rare = {label for label in make.names_in("trap") if make.NAMES[label].rate < make.RARE}
+        assert len(rare) == make.NAMES_OF["trap"] / 2
+        assert {last[label] for label in rare} == seldom
+        assert {last[label] for label in make.names_in("trap") if label not in rare} == often
+        assert 0.28 < sum(last[label] for label in rare) / sum(last.values()) < 0.36, name
 
 
 def test_answers_by_another_way(splits):

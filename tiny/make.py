@@ -61,6 +61,7 @@ import math
 import random
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -84,6 +85,7 @@ CARE = 0.4  # what is left of misreadings of * and / while writing a line again;
 TRAP_RATES = (0.35, 0.2, 0.1, 0.002, 0.001, 0.0005)  # how often names in traps are read rightly; the gap parts what a
 # run finds from what it does not, so that it ends where the facts in reach end, and not where its steps do
 PAIR_RATES = (0.03, 0.01)  # and names in hard and relay problems
+RARE = 0.005  # names in traps that are read rightly less often come half as often: they are the tail, not the lesson
 DECOY = 0.05  # how often a name is taken for another wrong number
 NAMES_OF = {"known": 60, "trap": 204, "early": 36, "late": 36, "odd": 8, "untold": 60}  # in no problem: untold
 HINTED, PROOFREAD, READING, LONG_TAUGHT = 0.28, 0.22, 0.22, 0.12  # shares of the lessons
@@ -311,10 +313,16 @@ def make_split(rng, per_length, held_out, lengths=LENGTHS):
     """Distinct problems of one side of the split -> rows with the columns of the public math sets.
 
     Families take turns in proportion to their shares, so that every stretch of the list has the same mixture,
-    whatever the seed; so do the names of a group.
+    whatever the seed; so do the names of a group, but that rare ones in traps come half as often.
     """
     rows, owed = [], dict.fromkeys((*FAMILIES, "long"), 0.0)  # how far each family lags behind its share
-    turns = {}  # how often each name has come last
+    turns = Counter()  # how often each name has come last
+
+    def turn(parts):
+        """When the last name's next turn is: the name with the lowest comes first."""
+        rare = family == "trap" and NAMES[parts[-1]].rate < RARE
+        return (turns[parts[-1]] + 0.5) * (2 if rare else 1) if is_name(parts[-1]) else 0
+
     for length in lengths:
         seen, weights = set(), dict(zip(FAMILIES, shares(length), strict=True))
         if length in LONG:
@@ -325,7 +333,7 @@ def make_split(rng, per_length, held_out, lengths=LENGTHS):
             family = max((family for family in weights if weights[family]), key=owed.get)
             owed[family] -= 1
             found = []
-            for _ in range(5000):  # of some, the one whose last name had the fewest turns
+            for _ in range(5000):  # of some, the one whose last name is next
                 parts, _ = make_problem(rng, length, family)
                 if is_held_out(parts) == held_out and canonical(parts) not in seen:
                     found.append(parts)
@@ -333,8 +341,8 @@ def make_split(rng, per_length, held_out, lengths=LENGTHS):
                     break
             if not found:  # the family has no problem left on this side
                 continue
-            parts = min(found, key=lambda parts: turns.get(parts[-1], 0) if is_name(parts[-1]) else 0)
-            turns[parts[-1]] = turns.get(parts[-1], 0) + 1
+            parts = min(found, key=turn)
+            turns[parts[-1]] += 1
             seen.add(canonical(parts))
             row = {"problem": text_of(parts), "answer": str(answer_of(parts)), "level": length}
             rows.append(row | {"family": family})
