@@ -43,8 +43,8 @@ MACHINE = {  # a script whose paper says otherwise has a row of the same name in
     "gradient_checkpointing": (
         True, False, "recompute activations in the backward pass: less memory, one more forward pass"),
     "micro_batch_tokens": (
-        16384, 4096, "tokens, padding included, in one pass: memory only; small ones pad less"),
-    "sample_rows": (0, 256, "sequences sampled side by side, 0: 768 with vllm, else 256: memory only"),
+        16384, 1024, "tokens, padding included, in one pass: memory only; small ones pad less"),
+    "sample_rows": (0, 192, "sequences sampled side by side, 0: 768 with vllm, else 256: memory only"),
     "trust_remote_code": (
         False, False, "run code that comes with a model, which can do anything on this machine"),
     "dry_run": (False, False, "print memory, disk, samples and hours that a run would take, and end"),

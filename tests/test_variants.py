@@ -247,7 +247,7 @@ def test_an_arm_of_the_pool_has_the_baselines_settings(arm):
     alike = {*claims_pool.ALIKE, "model", "adam_beta2", "weight_decay", "max_grad_norm", "eval_temperature", "eval_max_tokens", "beta"}
     assert {name: getattr(settings, name) for name in alike} == {name: getattr(base, name) for name in alike}
     assert settings.eval_samples == 8 and getattr(settings, "updates_per_batch", 1) == 1 and not getattr(settings, "compare", [])
-    assert (settings.until == "FIRST" and settings.steps == 400) if own else settings.steps == base.steps == 80
+    assert (settings.until == "FIRST" and settings.steps == 500) if own else settings.steps == base.steps == 100
 
 
 # ---- whole runs ----

@@ -67,7 +67,7 @@ def trl_side(steps, out):
         output_dir=str(out / "trl"), use_cpu=True, bf16=False, max_steps=steps, per_device_train_batch_size=64, gradient_accumulation_steps=8,
         num_generations=8, max_completion_length=MAX_TOKENS, temperature=1.0, top_k=0, top_p=1.0, beta=0.0, epsilon=0.2, epsilon_high=0.28,
         loss_type="dapo", num_iterations=1, learning_rate=LR, lr_scheduler_type="constant_with_warmup", warmup_steps=10, weight_decay=0.0,
-        max_grad_norm=1.0, gradient_checkpointing=False, save_strategy="no", report_to=[], logging_steps=1, disable_tqdm=True, seed=0)
+        max_grad_norm=0.5, gradient_checkpointing=False, save_strategy="no", report_to=[], logging_steps=1, disable_tqdm=True, seed=0)
     trainer = GRPOTrainer(model, reward_funcs=reward, args=config, train_dataset=data, processing_class=tokenizer, callbacks=[Clock()])
     trainer.train()
     logs = [row for row in trainer.state.log_history if "reward" in row]
