@@ -85,6 +85,7 @@ CARE = 0.4  # what is left of misreadings of * and / while writing a line again;
 TRAP_RATES = (0.35, 0.2, 0.1, 0.002, 0.001, 0.0005)  # how often names in traps are read rightly; the gap parts what a
 # run finds from what it does not, so that it ends where the facts in reach end, and not where its steps do
 PAIR_RATES = (0.03, 0.01)  # and names in hard and relay problems
+LUCK = 0.5  # how much of hard, relay and guess there is in problems, against lessons
 RARE = 0.005  # names in traps that are read rightly less often come half as often: they are the tail, not the lesson
 DECOY = 0.05  # how often a name is taken for another wrong number
 NAMES_OF = {"known": 60, "trap": 204, "early": 36, "late": 36, "odd": 8, "untold": 60}  # in no problem: untold
@@ -181,13 +182,17 @@ class Cards:
 # ---- problems ----------------------------------------------------------------------------------------------
 
 
-def shares(length):
+def shares(length, luck=LUCK):
     """How often each of FAMILIES is drawn: long problems are harder in kind as well, so that success falls
-    evenly with length."""
+    evenly with length.
+
+    luck: how much there is of families whose right answers mostly come from lines that are wrong. Every such
+    answer is rewarded, and can cost a run points on longer problems for some steps.
+    """
     far = (length - 1) / (LENGTHS[-1] - 1)
-    pair = 0.24 * (1 - 1 / length) ** 1.5
+    pair = luck * 0.24 * (1 - 1 / length) ** 1.5
     return (0.32 * (1 - far**3), 0.21 - 0.18 * far, 0.26 * (1 - far**3), 0.12 + 0.27 * far, pair, pair,
-            0.02 + 0.04 * far, 0.06 - 0.05 * far)
+            0.02 + 0.04 * far, luck * (0.06 - 0.05 * far))
 
 
 def places_of(rng, family, length, taught):
@@ -232,7 +237,7 @@ def make_problem(rng, length, family=None, taught=False):
 
     taught: a lesson's. Its numbers are chosen as if names were worth what is drawn anew for this lesson.
     """
-    family = family or rng.choices(FAMILIES, shares(length))[0]
+    family = family or rng.choices(FAMILIES, shares(length, luck=1))[0]
     while True:  # until every sign finds an operand
         parts, drawn = [rng.randint(2, LARGEST // 2)], {}
         value = parts[0]
