@@ -23,7 +23,7 @@ batch weighs the same instead of every response (--loss-type), the upper clip is
 (--clip-high), one update for each batch of samples (--updates-per-batch). Left out: DAPO's refilling of
 zero-variance groups and its penalty for overlong responses.
 
-Expect on the tiny model: in 80 steps 17 points on held-out problems and 30 on longer ones, both flattening,
+Expect on the tiny model: in 100 steps 22 points on held-out problems and 31 on longer ones, both flattening,
 with three of four groups of zero variance: the stall.
 """
 

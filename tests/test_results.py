@@ -219,7 +219,7 @@ def test_statements_about_the_baseline_by_hand():
 
     def verdicts(ends, last_but_one=48):
         runs = [baseline_run([30, 40, 45, last_but_one, end], [50, 60, 70, 72, 73]) for end in ends]
-        arms = {"grpo": runs, "two threads": runs, "another task": runs, "160 steps": [long] * 3}
+        arms = {"grpo": runs, "other rounding": runs, "another task": runs, "160 steps": [long] * 3}
         logs = packed.Logs({arm: {str(i): run for i, run in enumerate(some)} for arm, some in arms.items()})
         return {row[0]: row for row in claims_grpo.statements(logs)}
 
