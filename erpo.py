@@ -73,7 +73,7 @@ SETTINGS = {
     "group_size": (8, 8, "responses to each question, G; ours, as in the same author's next project"),
     "temperature": (1.0, 1.0, "sampling temperature in training, at first; not found; DAPO's code"),
     "max_tokens": (3000, 52, "longest response; not found; ours"),
-    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; DAPO section 4.1"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; DAPO section 4.1"),
     "warmup_steps": (10, 10, "steps over which the learning rate rises; as in the author's next project"),
     "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
     "max_grad_norm": (1.0, 0.5, "gradients longer than this are shortened to it; DAPO's code"),

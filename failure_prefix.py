@@ -61,7 +61,7 @@ SETTINGS = {
     "group_size": (16, 8, "responses to each question, G; code"),
     "temperature": (1.0, 1.0, "sampling temperature in training; default of the code's TRL"),
     "max_tokens": (6000, 64, "longest response, counted behind the prefix; code"),
-    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; code"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; code"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; code: none"),
     "weight_decay": (0.1, 0.0, "AdamW's; code"),
     "adam_beta2": (0.99, 0.999, "AdamW's second beta; code (tiny: as in the other scripts)"),

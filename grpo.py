@@ -51,7 +51,7 @@ SETTINGS = {
     "group_size": (16, 8, "responses to each question, G; DAPO section 4.1"),
     "temperature": (1.0, 1.0, "sampling temperature in training; DAPO's code"),
     "max_tokens": (3000, 52, "longest response; what fits Qwen2.5-Math's context of 4096"),
-    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; DAPO section 4.1"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; DAPO section 4.1"),
     "warmup_steps": (20, 10, "steps over which the learning rate rises to its value; DAPO section 4.1"),
     "weight_decay": (0.1, 0.0, "AdamW's; DAPO's code"),
     "max_grad_norm": (1.0, 0.5, "gradients longer than this are shortened to it; DAPO's code"),

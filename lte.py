@@ -68,7 +68,7 @@ SETTINGS = {
     "group_size": (8, 8, "responses to each question, G, and as many under a hint; digest"),
     "temperature": (1.0, 1.0, "sampling temperature in training; digest"),
     "max_tokens": (8192, 52, "longest response; digest"),
-    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; not found; ours"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; not found; ours"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
     "weight_decay": (0.1, 0.0, "AdamW's; not found; DAPO's code"),
     "max_grad_norm": (1.0, 0.5, "gradients longer than this are shortened to it; not found; DAPO's code"),

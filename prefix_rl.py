@@ -69,7 +69,7 @@ SETTINGS = {
     "group_size": (8, 8, "responses to each context, n; section 5"),
     "temperature": (1.0, 1.0, "sampling temperature in training; not found; ours"),
     "max_tokens": (16384, 52, "longest continuation, counted behind the prefix; appendix F.1"),
-    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; appendix F.1 (tiny: the baseline's)"),
+    "lr": (1e-6, 1e-4, "learning rate of AdamW; appendix F.1 (tiny: the baseline's)"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; not found; ours"),
     "weight_decay": (0.0, 0.0, "AdamW's; not found; ours"),
     "max_grad_norm": (1.0, 0.5, "gradients longer than this are shortened to it; not found; ours"),

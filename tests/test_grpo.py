@@ -50,7 +50,7 @@ def test_what_a_run_prints_and_leaves(whole_run):
         assert 0 <= row["frac_all_right"] <= row["frac_reward_zero_std"] <= 1
     assert rows[-1]["num_tokens"] > rows[-2]["num_tokens"]
     settings = json.loads((folder / "args.json").read_text())
-    assert settings["settings"]["lr"] == 1.5e-4 and settings["settings"]["prompts_per_step"] == 8
+    assert settings["settings"]["lr"] == 1e-4 and settings["settings"]["prompts_per_step"] == 8
     assert settings["environment"]["torch"] == torch.__version__
     assert (folder / "curves.png").stat().st_size > 10_000
     assert sorted(path.name for path in folder.glob("checkpoint*")) == ["checkpoint-000006", "checkpoint-000008"]  # the last two

@@ -36,7 +36,7 @@ def test_one_line_errors(finished, tmp_path):
     assert f"--model {broken}: neither a folder with a model nor" in stopped(grpo.main, "--model", str(broken), *next(new))
     assert "no run here" in stopped(grpo.main, "--resume", str(tmp_path / "nothing"))
     assert "that run had --model tiny/model, not other" in stopped(grpo.main, "--resume", folder, "--model", "other")
-    assert "that run had --lr 0.00015, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
+    assert "that run had --lr 0.0001, not 0.1" in stopped(grpo.main, "--resume", folder, "--lr", "0.1")
     assert f"continue the run in it with --resume {folder}" in stopped(grpo.main, "--out", folder)
     assert "--group-size 0: must be at least 2" in stopped(grpo.main, "--group-size", "0")
     assert "--lr -1.0: must be at least 0 and at most 1" in stopped(grpo.main, "--lr", "-1")
@@ -58,7 +58,7 @@ def test_only_main_makes_a_line_of_an_error():
 
 def test_columns_of_the_table():
     tiny, full, both = (parse_settings("", grpo.SETTINGS, flags) for flags in ([], ["--model", "some/model"], ["--model", "some/model", "--tiny"]))
-    assert (tiny.lr, full.lr, both.lr) == (1.5e-4, 1e-6, 1.5e-4) and (tiny.dtype, full.dtype, both.dtype) == ("float32", "bfloat16", "float32")
+    assert (tiny.lr, full.lr, both.lr) == (1e-4, 1e-6, 1e-4) and (tiny.dtype, full.dtype, both.dtype) == ("float32", "bfloat16", "float32")
     assert parse_settings("", grpo.SETTINGS, ["--group_size", "3"]).group_size == 3  # an underscore is as good as a hyphen
 
 
