@@ -9,9 +9,9 @@ copied into a new one, because what was read from GGUF does not save as an ordin
 byte-level tokenizer of 49,152 words, a tied head and a chat template with a system message, but not quite the model of
 the hub.
 
-Asked in words, this model seldom writes a box, and never a right one was seen. In a chat that shows it three times how
-to answer, it mostly copies one of the numbers, and not always one of the right three. So a problem is such a chat, a
-list of messages:
+Asked in words, this model seldom writes a box, and never a right one was seen. In a chat that showed it three times how
+to answer, with other numbers than these, it was right in 23 % of 144 samples. So a problem is such a chat, a list of
+messages:
 
     12 or 57 or 31    \boxed{57}        84 or 30 or 49    \boxed{84}
     29 or 16 or 61    \boxed{61}        48 or 73 or 25    ?

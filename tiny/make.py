@@ -186,8 +186,8 @@ def shares(length, luck=LUCK):
     """How often each of FAMILIES is drawn: long problems are harder in kind as well, so that success falls
     evenly with length.
 
-    luck: how much there is of families whose right answers mostly come from wrong lines that cancel. Rewarded,
-    each teaches those lines.
+    luck: how much there is of families that are mostly right by luck: by wrong lines that cancel, or by a coin.
+    Rewarded, a wrong line is taught.
     """
     far = (length - 1) / (LENGTHS[-1] - 1)
     pair = luck * 0.24 * (1 - 1 / length) ** 1.5
