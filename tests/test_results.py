@@ -32,7 +32,7 @@ UNMEASURED = {
 }
 TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
 MADE_BY = {method: [method] for method in TABLES}
-SWEEP = ["--sweep", "lr", "1e-4", "1.5e-4", "2e-4"]
+SWEEP = ["--sweep", "lr", "5e-5", "1e-4", "1.5e-4", "2e-4", "4e-4", "8e-4"]
 MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "12", *SWEEP]
 
 
