@@ -12,9 +12,9 @@ from analysis import ROOT, student, verdict
 FOLDER = ROOT / "results" / "logs" / "smollm2"
 SETTINGS = {
     "model": FOLDER / "model", "data": FOLDER / "train.jsonl", "eval-sets": FOLDER / "test.jsonl",
-    "steps": 30, "prompts-per-step": 8, "group-size": 8, "max-tokens": 12, "eval-max-tokens": 12,
+    "steps": 15, "prompts-per-step": 8, "group-size": 8, "max-tokens": 12, "eval-max-tokens": 12,
     "lr": 1e-5, "warmup-steps": 3, "max-grad-norm": 1, "micro-batch-tokens": 2048,
-    "eval-every": 10, "save-every": 30}  # fmt: skip
+    "eval-every": 5, "save-every": 15}  # fmt: skip
 FLAGS = [f"--{name}={value}" for name, value in SETTINGS.items()]
 ARMS = {sampler: [f"--sampler={sampler}"] for sampler in ("transformers", "vllm")}
 COMMANDS = dict.fromkeys(ARMS, ["grpo.py", "--tiny", *FLAGS])
