@@ -11,6 +11,8 @@ writes.
 """
 
 import atexit
+import functools
+import itertools
 import os
 import sys
 import time
@@ -25,6 +27,9 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 RANK, WORLD_SIZE = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+# A rank that dies ends the others through torchrun. Waiting for one that is still sampling is no error.
+PATIENCE = timedelta(hours=12)
+STARTS = itertools.count()
 
 
 def is_main():
@@ -32,15 +37,24 @@ def is_main():
     return RANK == 0
 
 
+@functools.cache
+def meeting_point():
+    """The store of torchrun, in which ranks find each other."""
+    store, _, _ = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store.set_timeout(PATIENCE)
+    return store
+
+
 def start():
-    """Join the other ranks, if torchrun started this process."""
+    """Join the other ranks, if torchrun started this process: once for each arm that is trained."""
     if WORLD_SIZE == 1 or dist.is_initialized():
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # A rank that dies ends the others through torchrun. Waiting for one that is still sampling is no error.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(hours=12))
+    # An engine that ends takes the group along. Under the same keys, ranks would meet that one's addresses.
+    keys = dist.PrefixStore(f"start {next(STARTS)}", meeting_point())
+    dist.init_process_group(backend, store=keys, rank=RANK, world_size=WORLD_SIZE, timeout=PATIENCE)
     atexit.register(leave)
     if not is_main():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115

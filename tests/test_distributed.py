@@ -37,6 +37,22 @@ def test_gradient_update_samples_and_checkpoint_are_those_of_one_process(tmp_pat
     assert done.returncode == 0 and "ranks agree" in done.stdout, done.stderr[-3000:]
 
 
+def test_ranks_meet_again_after_an_engine_took_their_group_along():
+    """As between two arms that sample with vLLM, whose engine destroys the process group when it ends. Once there were
+    stale addresses under the same keys: one rank waited for ever, or was refused a connection."""
+    code = """
+from plumbing import distributed
+import torch.distributed as dist
+for turn in range(4):
+    distributed.start()
+    assert distributed.all_gather((turn, distributed.RANK)) == [(turn, 0), (turn, 1)]
+    assert dist.new_group([0, 1]).size() == 2
+    dist.destroy_process_group()
+"""
+    done = subprocess.run([*command("--no-python", sys.executable, "-c", code)], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_grpo_with_two_ranks_and_a_resume(tmp_path):
     out = tmp_path / "run"
     done = torchrun("grpo.py", *SMALL, "--steps", "2", "--out", out)

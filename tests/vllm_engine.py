@@ -232,3 +232,14 @@ def test_two_ranks_in_step(tensor_parallel):
     for rank in range(2):
         for step in range(4):
             assert f"rank {rank} step {step} in step" in done.stdout
+
+
+def test_two_ranks_train_one_arm_after_the_other(tmp_path):
+    """The first arm's engine takes torchrun's process group along; the second joins anew."""
+    command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(ROOT / "erpo.py"),
+               "--sampler", "vllm", "--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1", "--max-draws", "1",
+               "--compare", "dapo", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    for folder in (tmp_path / "run", tmp_path / "run" / "dapo"):
+        assert (folder / "checkpoint-000001").is_dir() and len((folder / "metrics.jsonl").read_text().splitlines()) == 2
