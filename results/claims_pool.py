@@ -28,7 +28,7 @@ ALIKE = ("data", "eval_sets", "prompts_per_step", "group_size", "temperature", "
 BASE = as_flags({name: (MACHINE | grpo.SETTINGS)[name][1] for name in ALIKE} | {"eval_samples": SAMPLES})
 MOST = 500  # steps, which no arm needs: questions and answers as short as they come take 310
 UNTIL = [*BASE, "--compare", f"--steps={MOST}", "--until=FIRST"]
-# What is searched for before step 1 is cut down to a quarter of the budget, the same for all who search: the
+# What is searched for before step 1 is cut down to at most a quarter of the budget for all who search: the
 # scripts' own settings would take all of it. Evaluated four or five times, as grpo.py is.
 ARMS = {
     "grpo": [*BASE, "--steps=100"],
