@@ -34,7 +34,7 @@ from common import pass_at_k
 from plumbing.data import Shuffled
 
 HOT = 1.5
-LONG = ["--compare", "--steps", "150"]  # DAPO is flat long before the end, ERPO is not
+SWEPT = LONG = ["--compare", "--steps", "150"]  # DAPO is flat long before the end, ERPO is not
 ARMS = {
     "erpo": LONG,
     "dapo": [*LONG, "--arm", "dapo"],

@@ -21,7 +21,8 @@ from common import group_advantages
 from failure_prefix import first_failure, prefix_of, training_items
 from plumbing.records import read_record, write_aside
 
-BANK = ["--compare", "--bank", "FIRST/bank.jsonl"]
+SWEPT, ONCE = ["--compare"], ["--bank", "FIRST/bank.jsonl"]
+BANK = [*SWEPT, *ONCE]
 QUIET = [*BANK, "--eval-every", "30"]  # arms that are in no figure
 ARMS = {
     "failure": ["--compare"],

@@ -19,6 +19,7 @@ from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
 from plumbing.data import Shuffled
 
+SWEPT = ["--compare"]
 ARMS = {
     "lte": ["--compare"],
     "grpo": ["--compare", "--arm", "grpo"],

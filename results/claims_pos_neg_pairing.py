@@ -21,6 +21,7 @@ from plumbing.records import read_record
 from plumbing.verifier import last_boxed
 from pos_neg_pairing import pair_advantages
 
+SWEPT = ["--compare"]
 ARMS = {
     "pool": ["--compare", "--arm", "pool"],  # its history is what the arm variance chooses from
     "pair": ["--compare"],

@@ -21,7 +21,8 @@ from plumbing.data import Shuffled
 from plumbing.records import read_record
 from prefix_rl import reinforce_loss, score_joined, training_set
 
-TRACES = ["--compare", "--traces", "FIRST/traces.jsonl"]
+SWEPT, ONCE = ["--compare"], ["--traces", "FIRST/traces.jsonl"]
+TRACES = [*SWEPT, *ONCE]
 ARMS = {
     "mixture": ["--compare"],
     "prefix-only": [*TRACES, "--arm", "prefix-only"],

@@ -40,6 +40,8 @@ SEEDS = (0, 1, 2, 3, 4)
 SCORE = r"eval/[^/]+/avg@\d+"
 DEFAULTS = {
     "COMMANDS": {},  # {arm: script and its first arguments} of arms that are not the method's own
+    "SWEPT": [],  # flags with every value of a sweep
+    "ONCE": [],  # flags by which its further values take from the first what a method makes before it trains
     "SEEDS": SEEDS,  # of the published table
     "FEW": {},  # {arm: how many of the seeds suffice}
     "PENDING": (),  # arms still to be measured, which tables do without; whoever takes one out has it run
@@ -66,13 +68,17 @@ def plan_of(method, sweep):
     sweep: a setting and its values, [] without one. claims: the module with the statements, None without.
     task: the checksum of the tree's.
     """
-    task = packed.task()
+    task, claims = packed.task(), None
+    if (ROOT / "results" / f"claims_{method}.py").exists():
+        claims = importlib.import_module(f"claims_{method}")
     if sweep:
-        arms = {f"{sweep[0]}={value}": [f"--{sweep[0]}", value] for value in sweep[1:]}
+        setting, *values = sweep
+        swept, once = (getattr(claims, name, []) for name in ("SWEPT", "ONCE"))
+        arms = {f"{setting}={value}": [*swept, *once, f"--{setting}", value] for value in values}
+        arms[f"{setting}={values[0]}"] = [*swept, f"--{setting}", values[0]]  # makes it
         return SimpleNamespace(**DEFAULTS, ARMS=arms, claims=None, task=task)
-    if not (ROOT / "results" / f"claims_{method}.py").exists():
+    if not claims:
         return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None, task=task)
-    claims = importlib.import_module(f"claims_{method}")
     plan = SimpleNamespace(**DEFAULTS | vars(claims), claims=claims, task=task)
     plan.ARMS = {arm: flags for arm, flags in plan.ARMS.items() if arm not in plan.PENDING}
     return plan
@@ -280,6 +286,8 @@ def main(argv=None):
         raise SystemExit(f"error: there is no {args.method}.py to run")
     plan = plan_of(args.method, args.sweep)
     args.seeds = args.seeds or plan.SEEDS
+    if plan.claims and len(args.seeds) < 2:
+        raise SystemExit("error: a table's intervals are over seeds: give --seeds two or more")
     seeds = {arm: args.seeds[: plan.FEW.get(arm)] for arm in plan.ARMS}
 
     file = RESULTS / f"{args.method}.json.xz"

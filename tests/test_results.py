@@ -128,6 +128,21 @@ def test_what_is_missing_is_run(tmp_path, monkeypatch):
     assert runs["behind"]["0"]["metrics"]["reward"] == [None, 0] and runs["behind"]["0"]["task"] == kept["task"]
 
 
+def test_a_sweep_makes_once_what_its_values_share():
+    """Only the swept arm is trained, and what the first value has mined is read by the others; grpo.py has neither."""
+    assert run.plan_of("failure_prefix", ["lr", "1e-4", "2e-4"]).ARMS == {
+        "lr=1e-4": ["--compare", "--lr", "1e-4"], "lr=2e-4": ["--compare", "--bank", "FIRST/bank.jsonl", "--lr", "2e-4"]}  # fmt: skip
+    assert run.plan_of("grpo", ["lr", "1e-4", "2e-4"]).ARMS == {"lr=1e-4": ["--lr", "1e-4"], "lr=2e-4": ["--lr", "2e-4"]}
+
+
+def test_one_seed_is_no_table(tmp_path, monkeypatch):
+    """Said before a run is made."""
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "run_seed", refuse)
+    with pytest.raises(SystemExit, match="^error: a table's intervals are over seeds: give --seeds two or more$"):
+        run.main(["pool", "--seeds", "0"])
+
+
 @pytest.mark.parametrize("task", [{"task": "another"}, {}])
 def test_runs_of_two_tasks_are_never_joined(task, tmp_path, monkeypatch):
     """Also none that are older than checksums. What is all there still makes a table, which says so first."""
