@@ -73,3 +73,4 @@ def test_kills(reference, monkeypatch):
     monkeypatch.setattr(kills, "MAINS", {name: small.MAINS[name] for name in ("grpo", "lte")})
     made, wrong = kills.kills(reference, kills_per_script=2)
     assert wrong == [] and made == 4
+    assert kills.kills_in_arms(reference, 1) == (2, [])  # extra and grpo of lte.py

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from small import MAINS, at_work, begin, end, family_of, left_behind, resume_or_start, rng, rows, run, says, unsound
+from small import MAINS, at_work, begin, end, family_of, folders_of, left_behind, resume_or_start, rng, rows, run, says, unsound
 
 
 def kills(reference, kills_per_script=20, kills_per_run=6, seed=0):
@@ -46,6 +46,32 @@ def kills(reference, kills_per_script=20, kills_per_run=6, seed=0):
             wrong.append(f"{script}: only {of_script} kills were made")
     for (script, arm), count in sorted(made.items()):
         print(f"kills in {script}, {arm}: {count}")
+    return made.total(), wrong
+
+
+def kills_in_arms(reference, kills_per_arm=2, seed=2):
+    """SIGKILL in every further arm of the default runs, then a resume -> (kills made, [what went wrong]).
+
+    Random moments of a whole run seldom hit the last ones.
+    """
+    made, wrong, random = Counter(), [], rng(seed)
+    for script in MAINS:
+        expected, seconds, finished = reference[script]
+        for arm in [folder.name for folder in folders_of(finished)[1:]]:
+            for trial in range(kills_per_arm):
+                out = reference.folder / f"killed-{script}-{arm}-{trial}"
+                pid = begin(script, [*reference.flags(script), "--out", str(out)], out.with_suffix(".log"))
+                while not (out / arm / "args.json").exists():
+                    time.sleep(0.005)
+                time.sleep(random.uniform(0, seconds / 20))
+                os.kill(pid, signal.SIGKILL)
+                made[script, arm] += end(pid) == -signal.SIGKILL  # else it was done first
+                status, last, _ = run(script, ["--resume", str(out)])
+                if status or rows(out) != expected or unsound(out):
+                    wrong.append(f"{script} {arm}: status {status}, {last}, {unsound(out)}, rows equal {rows(out) == expected}")
+                shutil.rmtree(out, ignore_errors=True)
+            if not made[script, arm]:
+                wrong.append(f"{script} {arm}: no kill was made")
     return made.total(), wrong
 
 
@@ -92,10 +118,11 @@ def two_at_once(reference, count=6):
         out, log = reference.folder / f"twice-{i}", reference.folder / f"twice-{i}.log"
         start = [*reference.flags(script), "--out", str(out)]
         pid = begin(script, start, log)
-        while not (out / "args.json").exists():
+        while not (out / "metrics.jsonl").exists():
             time.sleep(0.005)
-        time.sleep(seconds / 4)
+        os.kill(pid, signal.SIGSTOP)  # it is at work until the second has ended, however fast it is
         status, last, _ = run(script, ["--resume", str(out)])
+        os.kill(pid, signal.SIGCONT)
         if status != 1 or not says(last) or "another process is at work" not in last:
             wrong.append(f"{script}: the second ended with status {status}, {last}")
         if end(pid) or rows(out) != expected:
