@@ -1,6 +1,6 @@
 """A soak: a long run of grpo.py on the tiny task; memory, open files, processes and step time have to stay flat.
 
-    nice -n 15 python tests/faults/soak.py [--steps 2000]         some hours on two cores
+    nice -n 15 python tests/faults/soak.py [--steps 2000]         an hour on two cores
 
 Every ten seconds /proc is read. For each quantity: its slope over the second nine tenths of the run, per 1,000 steps,
 with a 95 % interval from blocks of time. Exit status 1 if the upper end of one is above what is allowed: a leak of that
