@@ -26,10 +26,6 @@ import failure_prefix_scored as scored  # noqa: E402
 import packed  # noqa: E402
 import run  # noqa: E402
 
-# Whose runs are still to be made: their tests must fail until then, and from then on they must not be here.
-UNMEASURED = {
-    name: pytest.mark.xfail(strict=True, reason=f"results/{name}.json.xz is to be measured") for name in ("pool",)
-}
 TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
 MADE_BY = {method: [method] for method in TABLES}
 SWEEP = ["--sweep", "lr", "5e-5", "1e-4", "1.5e-4", "2e-4", "4e-4", "8e-4"]
@@ -40,11 +36,7 @@ def refuse(*work):
     raise AssertionError(f"{work} is run")
 
 
-def marked(names):
-    return [pytest.param(name, marks=UNMEASURED.get(name, ())) for name in names]
-
-
-@pytest.mark.parametrize("table", marked(MADE_BY))
+@pytest.mark.parametrize("table", MADE_BY)
 def test_a_table_is_made_of_the_numbers_beside_it(table, tmp_path, monkeypatch, capsys):
     """To the letter, and without a run; the figure as well."""
     monkeypatch.setattr(run, "RESULTS", tmp_path)
@@ -56,7 +48,7 @@ def test_a_table_is_made_of_the_numbers_beside_it(table, tmp_path, monkeypatch, 
     assert "--sweep" in MADE_BY[table] or 10_000 < drawn.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("method", marked(TABLES))
+@pytest.mark.parametrize("method", TABLES)
 def test_only_what_tables_and_figures_need_is_kept(method):
     plan, runs = run.plan_of(method, []), packed.load(RESULTS / f"{method}.json.xz")
     patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
@@ -66,14 +58,6 @@ def test_only_what_tables_and_figures_need_is_kept(method):
         assert len(runs[arm]) == len(plan.SEEDS[: plan.FEW.get(arm)])
         names = {name for kept in runs[arm].values() for name in kept["metrics"]}
         assert all(any(re.fullmatch(pattern, name) for pattern in patterns) for name in names)
-
-
-@pytest.mark.parametrize("method", UNMEASURED)
-def test_what_is_not_measured_is_not_quoted(method):
-    """Neither a table nor a figure of it lies here, and no page shows one."""
-    assert not [path for path in RESULTS.glob(f"{method}.*") if path.suffix in (".md", ".png", ".xz")]
-    pages = [RESULTS.parent / "README.md", *RESULTS.parent.glob("docs/*.md")]
-    assert not [page for page in pages if re.search(rf"results/{method}\.(md|png)", page.read_text())]
 
 
 def test_a_checkout_is_light():
