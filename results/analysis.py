@@ -110,6 +110,13 @@ def smallest_seen(gaps):
     return (mean - low) + 0.896 * statistics.stdev(gaps) / len(gaps) ** 0.5  # .8 of t; 7 degrees of freedom
 
 
+def above(what, leads):
+    """A row of a table: whether a difference of paired seeds is above 0, and what could have been seen."""
+    found, least = student(leads), 100 * smallest_seen(leads)
+    text = f"{points(found)}; {least:.1f} would be seen four times of five"
+    return what, "interval above 0", text, verdict(found[1] > 0)
+
+
 def differences(ones, others):
     """For each seed that both have, the list of differences by question."""
     return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ones, others)]
