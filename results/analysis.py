@@ -117,6 +117,11 @@ def above(what, leads):
     return what, "interval above 0", text, verdict(found[1] > 0)
 
 
+def leads(ones, others):
+    """Mean over the questions of one arm minus that of another, a number a seed that both have."""
+    return [statistics.fmean(a) - statistics.fmean(b) for a, b in zip(ones, others)]
+
+
 def differences(ones, others):
     """For each seed that both have, the list of differences by question."""
     return [[a - b for a, b in zip(one, other, strict=True)] for one, other in zip(ones, others)]

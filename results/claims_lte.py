@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, points, settings_of, student, verdict
+from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, student, verdict
 
 from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
@@ -133,10 +133,6 @@ def statements(logs):
 
     def gap(kind, one, other, last=10):
         return student([a - b for a, b in zip(count(one, kind, last), count(other, kind, last), strict=True)])
-
-    def leads(some, others):
-        """Mean over the questions of the one minus that of the other, a number a seed."""
-        return [mean(a) - mean(b) for a, b in zip(some, others, strict=True)]
 
     batch = sum(metrics["grpo"][0][0][f"hint/{kind}_pass"] for kind in ("none", "some", "all"))
 
