@@ -17,47 +17,38 @@ from statistics import fmean as mean
 
 import numpy
 import torch
-from analysis import (
-    TO_MEASURE,
-    Analyst,
-    differences,
-    interval,
-    last_checkpoint,
-    over_seeds,
-    points,
-    settings_of,
-    share,
-    verdict,
-)
+from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, share, student, verdict
 
 from common import pass_at_k
 from plumbing.data import Shuffled
 
 HOT = 1.5
-SWEPT = LONG = ["--compare", "--steps", "150"]  # DAPO is flat long before the end, ERPO is not
+SWEPT = LONG = ["--compare", "--steps", "150"]  # twice what the script makes by default
+QUIET = [*LONG, "--eval-every", "150"]  # arms without a curve in figure or rows
 ARMS = {
     "erpo": LONG,
     "dapo": [*LONG, "--arm", "dapo"],
     "ra": [*LONG, "--arm", "ra"],
     "temp": [*LONG, "--arm", "temp"],
-    "ra-hot": [*LONG, "--arm", "ra", "--temperature", str(HOT)],  # as a trainer with one temperature does
+    "ra-hot": [*QUIET, "--arm", "ra", "--temperature", str(HOT)],  # as a trainer with one temperature does
     "dapo-hot": [*LONG, "--arm", "dapo", "--temperature", str(HOT)],
-    "ra-hot-T1": [*LONG, "--arm", "ra", "--temperature", str(HOT), "--score", "score_T1"],  # as ERPO does
+    "ra-hot-T1": [*QUIET, "--arm", "ra", "--temperature", str(HOT), "--score", "score_T1"],  # as ERPO does
     "dapo-hot-T1": [*LONG, "--arm", "dapo", "--temperature", str(HOT), "--score", "score_T1"],
-    "permuted": LONG[1:],
-    "score_T": [*LONG, "--score", "score_T"],
-    "is_corrected": [*LONG, "--score", "is_corrected"],
-    "ra-2": [*LONG, "--ra", "ra-2"],
-    "t_max-1.2": [*LONG, "--t-max", "1.2"],
-    "t_max-2": [*LONG, "--t-max", "2.0"],
+    "permuted": QUIET[1:],
+    "score_T": [*QUIET, "--score", "score_T"],
+    "is_corrected": [*QUIET, "--score", "is_corrected"],
+    "ra-2": [*QUIET, "--ra", "ra-2"],
+    "t_max-1.2": [*QUIET, "--t-max", "1.2"],
+    "t_max-2": [*QUIET, "--t-max", "2.0"],
 }
 COMMANDS = {arm: ["results/erpo_variants.py"] for arm in ARMS}
 COMMANDS["permuted"] = ["results/erpo_permuted.py"]
-PENDING = ("ra-hot", "dapo-hot")
 SEEDS = range(8)
 METRICS = (
     "num_tokens",
+    r"time/(sample|verify|train)",
     "frac_all_right",
+    r"eval/harder/avg@\d+",
     r"temperature/(visits|revived)@.*",
     r"temperature/(draws|mean|at_max|decile_[19])",
 )
@@ -68,7 +59,8 @@ PANELS = {
     r"temperature/decile_5": "median temperature of the questions",
 }
 ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")
-HELD_OUT, GROUP, HEATS = 32, 8, (1.0, 1.2, 1.5)
+HELD_OUT, GROUP, HEATS = 16, 8, (1.0, 1.2, 1.5)
+HARDER = "eval/harder/avg@4"
 EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
@@ -111,7 +103,10 @@ def main(folder, first):
 
 
 def score_at(rows, tokens):
-    """Held-out avg@n of a run when it had spent this many tokens, linear between evaluations."""
+    """Held-out avg@n of a run when it had spent this many tokens, linear between evaluations.
+
+    Not after its end: tokens has to be no more than it has spent.
+    """
     name = next(n for n in rows[0] if re.fullmatch(r"eval/[^/]+/avg@\d+", n))
     curve = [(row.get("num_tokens", 0), row[name]) for row in rows if name in row]
     return float(numpy.interp(tokens, *zip(*curve)))
@@ -127,15 +122,15 @@ class Measured:
         self.active = {arm: self.over(active, arm, LATE) for arm in logs.arms}
         self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in logs.arms}
         begin = passes(logs.measured("erpo", "start"), 1)
-        self.gain = {arm: interval(differences(self.end[arm][1], begin)) for arm in logs.arms}
+        self.gain = {arm: student(leads(self.end[arm][1], begin)) for arm in logs.arms}
 
     def over(self, value, arm, part):
         """Mean of value(row) over some steps of each run of an arm."""
         return [mean(map(value, rows[part])) for rows in self.steps[arm]]
 
     def ahead(self, arm, other, k=1):
-        """Points of pass@k between two arms, on the seeds that both have."""
-        return interval(differences(self.end[arm][k], self.end[other][k]))
+        """Points of pass@k between two arms, and the interval."""
+        return student(leads(self.end[arm][k], self.end[other][k]))
 
     def revival(self, arm="erpo"):
         """Share of visits after an all-right one that are mixed, by temperature."""
@@ -197,7 +192,7 @@ def signal(m):
         "S3 revival",
         "active share of the last ten steps: erpo at least twice dapo, above ra; solved questions mixed "
         "again more often when hotter",
-        ", ".join(f"{arm} {share(over_seeds(m.active[arm]))}" for arm in ("dapo", "ra", "erpo"))
+        ", ".join(f"{arm} {share(student(m.active[arm]))}" for arm in ("dapo", "ra", "erpo"))
         + "; mixed again by T: "
         + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items()),
         verdict(m.revives("erpo") and rises),
@@ -217,6 +212,9 @@ def outcome(m):
         for arm in ("ra", "erpo")
     }
     lead, gain = m.ahead("erpo", "dapo"), m.gain
+    yield above(
+        "erpo above dapo: as many updates, held-out points", leads(m.end["erpo"][1], m.end["dapo"][1])
+    )
     yield (
         "S5 outcome, held-out points",
         "erpo above dapo at equal updates, interval above 0; ra between them, or its training score "
@@ -230,38 +228,38 @@ def outcome(m):
             and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])
         ),
     )
-    arms = ("dapo", "ra", "erpo")
+    arms = ("dapo", "ra", "erpo", "temp")
     least = [min(run[-1]["num_tokens"] for run in of_seed) for of_seed in zip(*(m.rows[arm] for arm in arms))]
-    level = {
-        arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in (*arms, "temp")
-    }
-    lead = over_seeds([a - b for a, b in zip(level["erpo"], level["dapo"])])
-    yield (
-        f"S5 at as many tokens drawn, {mean(least) / 1e6:.1f} million",
-        "erpo above dapo, interval above 0",
-        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in level.items())
-        + f"; erpo minus dapo {points(lead)}",
-        verdict(lead[1] > 0),
+    level = {arm: [score_at(rows, tokens) for rows, tokens in zip(m.rows[arm], least)] for arm in arms}
+    what, needed, text, held = above(
+        f"erpo above dapo: at as many tokens drawn, {mean(least) / 1e6:.1f} million, held-out points",
+        [a - b for a, b in zip(level["erpo"], level["dapo"])],
     )
+    yield what, needed, f"{text}; " + ", ".join(f"{a} {100 * mean(v):.1f}" for a, v in level.items()), held
     for arm, name in {
         "temp": "solved questions (temp)",
         "dapo-hot": "all questions sampled and scored at 1.5",
         "dapo-hot-T1": "all questions sampled at 1.5, scored at 1",
     }.items():
-        if arm not in m.rows:
-            yield f"heat without RA, {name}", "", "", TO_MEASURE
-            continue
         pairs = list(zip(m.rows[arm], m.rows["dapo"]))
-        own = [run[-1]["num_tokens"] for run, _ in pairs]
-        level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, own)]
+        least = [min(run[-1]["num_tokens"] for run in pair) for pair in pairs]
+        level = [score_at(run, tokens) - score_at(base, tokens) for (run, base), tokens in zip(pairs, least)]
         yield (
             f"heat without RA, {name}",
             "",
             f"minus dapo at equal updates {points(m.ahead(arm, 'dapo'))}, pass@8 "
-            f"{points(m.ahead(arm, 'dapo', 8))}; at the {mean(own) / 1e6:.1f} million tokens it takes "
-            f"{points(over_seeds(level))}",
+            f"{points(m.ahead(arm, 'dapo', 8))}; at {mean(least) / 1e6:.1f} million tokens, what the cheaper "
+            f"of the two takes, {points(student(level))}",
             "reported",
         )
+    longer = {arm: [rows[-1][HARDER] for rows in m.rows[arm]] for arm in arms}
+    yield (
+        "longer problems (harder) at the end",
+        "",
+        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in longer.items())
+        + f"; erpo minus dapo {points(student([a - b for a, b in zip(longer['erpo'], longer['dapo'])]))}",
+        "reported",
+    )
 
 
 def temperatures(m):

@@ -10,11 +10,12 @@ number in its neighbourhood.
 
 import argparse
 import json
+import re
 import statistics
 from pathlib import Path
 
 import torch
-from analysis import TO_MEASURE, Analyst, interval, last_checkpoint, points, settings_of, verdict
+from analysis import Analyst, above, last_checkpoint, points, settings_of, student, verdict
 from failure_prefix_variants import behind_right
 
 from common import group_advantages
@@ -23,7 +24,7 @@ from plumbing.records import read_record, write_aside
 
 SWEPT, ONCE = ["--compare"], ["--bank", "FIRST/bank.jsonl"]
 BANK = [*SWEPT, *ONCE]
-QUIET = [*BANK, "--eval-every", "30"]  # arms that are in no figure
+QUIET = [*BANK, "--eval-every", "60"]  # arms that are in no figure: evaluated before and after
 ARMS = {
     "failure": ["--compare"],
     "plain": [*BANK, "--arm", "plain"],
@@ -35,16 +36,15 @@ ARMS = {
     "cut-.5": [*QUIET, "--fixed-cut", "0.5"],
     "cut-.75": [*QUIET, "--fixed-cut", "0.75"],
     "refreshed": [*QUIET, "--refresh-every", "30"],
-    "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl", "--eval-every", "30"],
+    "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl", "--eval-every", "60"],
     "scored": QUIET[1:],
     # meant to have as many tokens as failure and its mining: the row on costs says how many it has
-    "plain-long": [*BANK, "--arm", "plain", "--steps", "400", "--eval-every", "400"],
+    "plain-long": [*BANK, "--arm", "plain", "--steps", "500", "--eval-every", "500"],
 }
 COMMANDS = {arm: ["results/failure_prefix_variants.py"] for arm in ("failure", "medium", "correct")}
 COMMANDS["scored"] = ["results/failure_prefix_scored.py"]
-FEW = {"plain-long": 3}  # seeds
-PENDING = ("correct",)
-METRICS = ("num_tokens",)
+SEEDS = range(8)
+METRICS = ("num_tokens", r"time/(sample|verify|train)", r"eval/.*avg@\d+")
 SHOWN = ("failure", "plain", "medium")  # in the figure
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
 GROUP = 8  # samples of a training group
@@ -79,7 +79,8 @@ def held_out(model, openings):
     result = {
         "plain": [statistics.mean(r.reward for r in group) for group in groups],
         "families": [p.get("family") for p in problems],
-        "checked": statistics.mean("check" in model.tokenizer.decode(r.completion_ids) for r in rollouts),
+        # a wrong line that was noticed is written again behind "no "
+        "noticed": statistics.mean("no " in model.tokenizer.decode(r.completion_ids) for r in rollouts),
         "length": statistics.mean(len(r.completion_ids) for r in rollouts),
     }
     some = [p for p in problems if p["id"] in openings]
@@ -136,8 +137,7 @@ def main(folder, first, checkpoint=None):
         begin |= {arm: signal(base, lines, arm) for arm in arms}
         start.write_text(json.dumps(begin))
     result = {"held_out": held_out(trained, openings)}
-    ours = settings.get("behind", "failure") == "failure"
-    if ours and settings["tau"] == 0.5 and not settings["fixed_cut"]:
+    if Path(folder) == Path(first):
         result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
     return json.loads(start.read_text()), result
@@ -203,18 +203,19 @@ def statements(logs):
     start, found = logs.measured("failure", "start"), {arm: logs.measured(arm) for arm in logs.arms}
     metrics = {arm: logs.rows(arm) for arm in logs.arms}
 
-    def gain(arm, against=None):
-        """Held-out success of an arm minus that of another, or of the starting model, by question."""
-        reference = [
-            found[against][i]["held_out"]["plain"] if against else start[i]["held_out"]["plain"]
-            for i in range(len(start))
-        ]
-        return interval(
-            [
-                [a - b for a, b in zip(run["held_out"]["plain"], ref)]
-                for run, ref in zip(found[arm], reference)
-            ]
+    def paired(arm, against=None):
+        """Held-out success of an arm minus that of another, or of the starting model, a number a seed."""
+        ours, theirs = (
+            [mean(run["held_out"]["plain"]) for run in some]
+            for some in (found[arm], found[against] if against else start)
         )
+        return [a - b for a, b in zip(ours, theirs, strict=True)]
+
+    def gain(arm, against=None):
+        return student(paired(arm, against))
+
+    for against, why in (("plain", "as many updates"), ("plain-long", "as many tokens, mining included")):
+        yield above(f"failure above {against}: {why}, held-out points", paired("failure", against))
 
     silent = {arm: mean(s[arm]["silent"] for s in start) for arm in ("failure", "plain")}
     off = max(abs(s[arm]["silent"] - s[arm]["predicted"]) for s in start for arm in ("failure", "plain"))
@@ -240,6 +241,9 @@ def statements(logs):
         f"{size[0]:.2f} against {size[1]:.2f}",
         verdict(size[0] >= 2 * size[1]),
     )
+
+    def seconds(rows):
+        return sum(row.get(f"time/{phase}", 0) for row in rows for phase in ("sample", "verify", "train"))
 
     def climb(rows):
         return mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])
@@ -335,13 +339,13 @@ def statements(logs):
         ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",
         verdict(abs(lengths["failure"] / lengths["start"] - 1) < 0.15),
     )
-    control = ("control: right openings of the same length", "as silent as plain, and no gain")
-    if "correct" in logs.arms:
-        hushed = mean(s["correct"]["silent"] for s in start)
-        ok = hushed >= silent["plain"] - 0.05 and gains["correct"][1] <= 0
-        yield *control, f"silent {hushed:.2f}; {points(gains['correct'])}", verdict(ok)
-    else:
-        yield *control, "", TO_MEASURE
+    hushed = mean(s["correct"]["silent"] for s in start)
+    yield (
+        "control: right openings of the same length",
+        "as silent as plain, and no gain",
+        f"silent {hushed:.2f}; {points(gains['correct'])}",
+        verdict(hushed >= silent["plain"] - 0.05 and gains["correct"][1] <= 0),
+    )
     yield (
         "control: another question's openings",
         "smaller gain than with one's own",
@@ -362,16 +366,26 @@ def statements(logs):
     for arm in ("start", "failure", "plain", "medium"):
         kinds = ", ".join(
             f"{kind} {100 * mean(of(one, kind) for one in held[arm]):.1f}"
-            for kind in ("plain", "fair", "mixed", "guess")
+            for kind in sorted(set(held[arm][0]["families"]))
         )
         yield (
             f"held-out success by family, {arm}",
             "",
-            f"{kinds}; {100 * mean(one['checked'] for one in held[arm]):.0f} % were checked",
+            f"{kinds}; in {100 * mean(one['noticed'] for one in held[arm]):.0f} % a line was written again",
             "reported",
         )
-    # Runs that are older than the checksums of tasks counted mining without its prompts and openings.
-    whole = all("task" in run for run in logs.runs["failure"])
+    last = r"eval/harder/avg@\d+"
+    longer = {
+        arm: [next(v for n, v in rows[-1].items() if re.fullmatch(last, n)) for rows in metrics[arm]]
+        for arm in ("failure", "plain", "medium", "plain-long")
+    }
+    yield (
+        "longer problems (harder) at the end",
+        "",
+        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in longer.items())
+        + f"; failure - plain {points(student([a - b for a, b in zip(longer['failure'], longer['plain'])]))}",
+        "reported",
+    )
     mining = mean(rows[0]["num_tokens"] for rows in metrics["failure"]) / 1e6
     spent = [
         mean(rows[-1]["num_tokens"] - rows[0]["num_tokens"] for rows in metrics[arm]) / 1e6
@@ -380,9 +394,10 @@ def statements(logs):
     yield (
         "control: cost",
         "",
-        f"million tokens: mining {mining:.1f}{'' if whole else ' (without its prompts and openings)'}, "
-        f"training {spent[0]:.1f} from openings and {spent[1]:.1f} plain, {spent[2]:.1f} in 400 steps",
-        "reported" if whole else TO_MEASURE,
+        f"million tokens: mining {mining:.1f}, training {spent[0]:.1f} behind openings and {spent[1]:.1f} "
+        f"plain, {spent[2]:.1f} in 500 steps; seconds of training "
+        + ", ".join(f"{arm} {mean(map(seconds, metrics[arm])):.0f}" for arm in ("failure", "plain")),
+        "reported",
     )
 
 

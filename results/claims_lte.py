@@ -8,12 +8,13 @@ counts of questions whose first group of G, before any hint, is all wrong, mixed
 """
 
 import json
+import re
 import statistics
 import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, differences, interval, last_checkpoint, over_seeds, points, settings_of, verdict
+from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, student, verdict
 
 from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
@@ -24,15 +25,17 @@ ARMS = {
     "lte": ["--compare"],
     "grpo": ["--compare", "--arm", "grpo"],
     "extra": ["--compare", "--arm", "extra"],
-    "placebo": ["--compare", "--placebo", "--eval-every", "40"],
-    "entropy": ["--compare", "--entropy-coef", "0.003", "--eval-every", "40"],
-    "grpo-entropy": ["--compare", "--arm", "grpo", "--entropy-coef", "0.003", "--eval-every", "40"],
-    "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "40"],
+    "placebo": ["--compare", "--placebo", "--eval-every", "100"],
+    "entropy": ["--compare", "--entropy-coef", "0.003"],
+    "grpo-entropy": ["--compare", "--arm", "grpo", "--entropy-coef", "0.003", "--eval-every", "100"],
+    "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "100"],
 }
 COMMANDS = {"placebo": ["results/lte_variants.py"]}
-SEEDS = range(10)
-FEW = {"placebo": 3, "entropy": 6, "grpo-entropy": 4, "matched": 2}  # seeds
-METRICS = ("num_tokens", r"hint/(none|some|all)_pass", r"hint/(log_ratio|refine_rate)")
+SEEDS = range(8)
+METRICS = (
+    "num_tokens", r"time/(sample|verify|train)", r"eval/.*avg@\d+", r"hint/(none|some|all)_pass",
+    r"hint/(log_ratio|refine_rate)",
+)  # fmt: skip
 SHOWN = ("lte", "grpo", "extra", "entropy")  # in the figure
 PANELS = {
     r"hint/none_pass": "questions with no right answer",
@@ -129,7 +132,9 @@ def statements(logs):
         return [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]
 
     def gap(kind, one, other, last=10):
-        return over_seeds([a - b for a, b in zip(count(one, kind, last), count(other, kind, last))])
+        return student([a - b for a, b in zip(count(one, kind, last), count(other, kind, last), strict=True)])
+
+    batch = sum(metrics["grpo"][0][0][f"hint/{kind}_pass"] for kind in ("none", "some", "all"))
 
     def show(triple):
         return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*triple)
@@ -145,16 +150,16 @@ def statements(logs):
         "1 GRPO stagnates",
         "none-pass falls by less than a tenth from middle to last third, stays above a tenth of the "
         "batch; all-pass rises",
-        f"none-pass {middle['none']:.1f} to {late['none']:.1f} of 64, all-pass {middle['all']:.1f} to "
+        f"none-pass {middle['none']:.1f} to {late['none']:.1f} of {batch}, all-pass {middle['all']:.1f} to "
         f"{late['all']:.1f}",
         verdict(
             middle["none"] - late["none"] < 0.1 * middle["none"]
-            and late["none"] > 6.4
+            and late["none"] > batch / 10
             and late["all"] > middle["all"]
         ),
     )
     tried = {kind: [one["hints"][kind] for one in start] for kind in ("plain", "own", "other")}
-    better = {kind: interval(differences(tried["own"], tried[kind])) for kind in ("plain", "other")}
+    better = {kind: student(leads(tried["own"], tried[kind])) for kind in ("plain", "other")}
     yield (
         "2 the hint works before any learning",
         "all-wrong questions: more success than with as many plain tries, points",
@@ -185,6 +190,11 @@ def statements(logs):
     end = {arm: {k: passes(found[arm], k) for k in KS} for arm in logs.arms}
     begin = {k: passes([one["held_out"] for one in start], k) for k in KS}
 
+    for other, why in (("grpo", "as many updates"), ("matched", "about as many tokens")):
+        for k in (1, 8):
+            what = f"LTE above GRPO ({other}): {why}, held-out pass@{k}"
+            yield above(what, leads(end["lte"][k], end[other][k]))
+
     def level(some):
         return 100 * mean(map(mean, some))
 
@@ -199,7 +209,7 @@ def statements(logs):
             f"{arm} {none[arm]:.1f} and {level(end[arm][8]):.1f}"
             for arm in ("grpo", "extra", "matched", "placebo", "lte")
         )
-        + f"; LTE minus extra, pass@8 {points(interval(differences(end['lte'][8], end['extra'][8])))}",
+        + f"; LTE minus extra, pass@8 {points(student(leads(end['lte'][8], end['extra'][8])))}",
         verdict(
             nearer(none["extra"], none["grpo"], none["lte"])
             and nearer(level(end["extra"][8]), level(end["grpo"][8]), level(end["lte"][8]))
@@ -209,13 +219,13 @@ def statements(logs):
     yield (
         "6 more learnable, not more saturated questions",
         "some-pass above GRPO's, all-pass no higher, last ten steps",
-        f"some-pass {show(some)}, all-pass {show(full)} of 64",
+        f"some-pass {show(some)}, all-pass {show(full)} of {batch}",
         verdict(some[1] > 0 and full[1] <= 0),
     )
     table = "; ".join(
         f"{arm} " + " ".join(f"{level(v[k]):.1f}" for k in KS) for arm, v in {"start": begin, **end}.items()
     )
-    lead = {k: interval(differences(end["lte"][k], end["grpo"][k])) for k in KS}
+    lead = {k: student(leads(end["lte"][k], end["grpo"][k])) for k in KS}
     yield (
         f"7 upper bound, held-out pass@{', '.join(map(str, KS))}",
         "GRPO at the largest k no better than the start; LTE ahead of it there by more than at 1",
@@ -223,8 +233,8 @@ def statements(logs):
         verdict(level(end["grpo"][KS[-1]]) <= level(begin[KS[-1]]) and lead[KS[-1]][0] > max(0, lead[1][0])),
     )
     heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in logs.arms}
-    more = over_seeds([a["entropy"] - b["entropy"] for a, b in zip(found["lte"], found["grpo"])])
-    bonus = interval(differences(end["entropy"][1], end["lte"][1]))
+    more = student([a["entropy"] - b["entropy"] for a, b in zip(found["lte"], found["grpo"], strict=True)])
+    bonus = student(leads(end["entropy"][1], end["lte"][1]))
     yield (
         "8 entropy",
         "LTE's above GRPO's at the end, at no lower pass@1; a bonus adds to the lead",
@@ -232,7 +242,7 @@ def statements(logs):
         + f" nats a token on held-out problems; LTE minus GRPO {show(more)}; bonus {points(bonus)} points "
         "of pass@1; "
         "with the bonus LTE minus GRPO "
-        f"{points(interval(differences(end['entropy'][1], end['grpo-entropy'][1])))}",
+        f"{points(student(leads(end['entropy'][1], end['grpo-entropy'][1])))}",
         verdict(more[1] > 0 and lead[1][2] > 0 and bonus[0] > 0),
     )
     length = {arm: mean(one["length"] for one in found[arm]) for arm in logs.arms}
@@ -271,6 +281,23 @@ def statements(logs):
         "; ".join(f"{name}: {text}" for name, text in parts.items()),
         "reported",
     )
+    last = r"eval/harder/avg@\d+"
+    longer = {
+        arm: [next(v for n, v in rows[-1].items() if re.fullmatch(last, n)) for rows in metrics[arm]]
+        for arm in logs.arms
+    }
+    yield (
+        "longer problems (harder) at the end",
+        "",
+        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in longer.items())
+        + f"; LTE minus GRPO {points(student([a - b for a, b in zip(longer['lte'], longer['grpo'])]))}",
+        "reported",
+    )
+    phases = [f"time/{phase}" for phase in ("sample", "verify", "train")]
+    seconds = {
+        arm: mean(sum(row[phase] for row in rows for phase in phases) for rows in metrics[arm])
+        for arm in ("grpo", "extra", "lte")
+    }
     cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in logs.arms}
     refine = [
         mean(row["hint/refine_rate"] for rows in metrics[arm] for row in rows)
@@ -281,6 +308,8 @@ def statements(logs):
         "",
         "million tokens "
         + ", ".join(f"{arm} {value:.1f}" for arm, value in cost.items())
+        + "; seconds without evaluation "
+        + ", ".join(f"{arm} {value:.0f}" for arm, value in seconds.items())
         + f"; all-wrong questions with a rescue: LTE {refine[0]:.3f}, placebo {refine[1]:.3f}, extra "
         f"{refine[2]:.3f}",
         "reported",

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, differences, interval, last_checkpoint, points, settings_of, verdict
+from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, student, verdict
 
 from common import Rollout, collate, completion_logps, group_advantages, verify
 from plumbing.data import Shuffled
@@ -22,17 +22,19 @@ from plumbing.records import read_record
 from prefix_rl import reinforce_loss, score_joined, training_set
 
 SWEPT, ONCE = ["--compare"], ["--traces", "FIRST/traces.jsonl"]
-TRACES = [*SWEPT, *ONCE]
+SHORT = ["--eval-sets", "tiny/test.jsonl"]  # evaluated often, and what is claimed is about unsolved questions
+TRACES = [*SWEPT, *ONCE, *SHORT]
+QUIET = [*TRACES, "--eval-every", "400"]  # arms without a curve in figure or rows
 ARMS = {
-    "mixture": ["--compare"],
+    "mixture": ["--compare", *SHORT],
     "prefix-only": [*TRACES, "--arm", "prefix-only"],
     "plain": [*TRACES, "--arm", "plain"],
-    "plain-64": [*TRACES, "--arm", "plain", "--group-size", "64", "--prompts-per-step", "2"],
+    "plain-64": [*QUIET, "--arm", "plain", "--group-size", "64", "--prompts-per-step", "2"],
     "sft": TRACES[1:],
-    "weighted": TRACES[1:],
-    "band-.2": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.2", "--cut-to", "0.4"],
-    "band-.4": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.4", "--cut-to", "0.6"],
-    "band-.6": [*TRACES, "--arm", "prefix-only", "--cut-from", "0.6", "--cut-to", "0.8"],
+    "weighted": QUIET[1:],
+    "band-.2": [*QUIET, "--arm", "prefix-only", "--cut-from", "0.2", "--cut-to", "0.4"],
+    "band-.4": [*QUIET, "--arm", "prefix-only", "--cut-from", "0.4", "--cut-to", "0.6"],
+    "band-.6": [*QUIET, "--arm", "prefix-only", "--cut-from", "0.6", "--cut-to", "0.8"],
 }
 COMMANDS = {
     "mixture": ["results/prefix_rl_variants.py"],
@@ -41,8 +43,8 @@ COMMANDS = {
     "sft": ["results/prefix_rl_baselines.py", "sft"],
     "weighted": ["results/prefix_rl_baselines.py", "weighted"],
 }
-FEW = {"band-.2": 2, "band-.4": 2, "band-.6": 2}  # seeds
-METRICS = ("prefix/zero_std_without", "prefix/has_answer")
+SEEDS = range(8)
+METRICS = ("num_tokens", r"time/(sample|verify|train)", "prefix/zero_std_without", "prefix/has_answer")
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
 PANELS = {
     r"eval/unsolved/avg@\d+": "success on the unsolved questions",
@@ -191,7 +193,12 @@ def statements(logs):
 
     end = {arm: unsolved(found[arm]) for arm in logs.arms}
     begin = unsolved(start)
-    gains = {arm: interval(differences(end[arm], begin)) for arm in logs.arms}
+    gains = {arm: student(leads(end[arm], begin)) for arm in logs.arms}
+    for arm, what in {"plain": "plain RL", "sft": "supervised training and RL"}.items():
+        yield above(
+            f"PrefixRL above {what}: as many operations, collection charged, unsolved questions, points",
+            leads(end["mixture"], end[arm]),
+        )
 
     def level(some):
         return 100 * mean(map(mean, some))
@@ -228,7 +235,7 @@ def statements(logs):
         verdict(all(a < b for a, b in zip(curve, curve[1:])) and mean(jumps) >= 0.5),
     )
     gaps = {
-        arm: interval(differences(end["mixture"], end[arm]))
+        arm: student(leads(end["mixture"], end[arm]))
         for arm in ("plain", "sft", "weighted", "prefix-only")
     }
     yield (
@@ -279,11 +286,13 @@ def statements(logs):
         f"{points(gains['prefix-only'])} points",
         verdict(gains["prefix-only"][1] > 0),
     )
+    def gain_of(family, arm):
+        """Of the seeds that have such a question among their unsolved ones."""
+        pairs = zip(unsolved(found[arm], [family]), unsolved(start, [family]), strict=True)
+        return student(leads(*zip(*(pair for pair in pairs if pair[0]))))
+
     kinds = {
-        family: {
-            arm: interval(differences(unsolved(found[arm], [family]), unsolved(start, [family])))
-            for arm in ("prefix-only", "mixture")
-        }
+        family: {arm: gain_of(family, arm) for arm in ("prefix-only", "mixture")}
         for family in ("hard", "relay")
     }
 

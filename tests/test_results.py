@@ -172,19 +172,20 @@ def test_a_run_that_is_missing_is_run_and_packed(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "grpo-steps.md").read_text() == table and "\n| 1 | " in table
 
 
-def test_intervals_over_paired_seeds():
-    ones, others = [[3, 5], [1, 1], [9, 9]], [[1, 1], [0, 2]]
-    assert analysis.differences(ones, others) == [[2, 4], [1, -1]]  # the seeds that both have
-    assert analysis.interval([[0.5, 0.5], [0.5, 0.5]]) == (0.5, 0.5, 0.5)
-    mean, low, high = analysis.interval([[0.0, 1.0] * 20] * 5)
-    assert mean == 0.5 and 0.4 < low < 0.5 < high < 0.6  # 200 coins: two standard errors are .07
+def test_leads_of_paired_seeds():
+    """A number a seed that both have: 4 - 1 and 1 - 1. Its row holds if the interval is above 0."""
+    assert analysis.leads([[3, 5], [1, 1], [9, 9]], [[1, 1], [0, 2]]) == [3, 0]
+    assert analysis.above("x", [0.01, 0.02, 0.03]) == (
+        "x", "interval above 0", "+2.0 [-0.5, +4.5]; 3.0 would be seen four times of five", "**failed**")  # fmt: skip
+    assert analysis.above("x", [0.02, 0.03, 0.04])[2:] == ("+3.0 [+0.5, +5.5]; 3.0 would be seen four times of five", "held")
 
 
 def test_intervals_of_few_seeds():
-    """1, 2, 3 deviate by 1: 2 ± 4.303 / sqrt(3). Eight numbers have 2.365, twenty still that of ten, 2.262."""
+    """1, 2, 3 deviate by 1: 2 ± 4.303 / sqrt(3). Eight numbers have 2.365, twenty 2.093, and so have more."""
     assert analysis.student([1, 2, 3]) == pytest.approx((2, 2 - 2.4843, 2 + 2.4843), abs=1e-4)
     assert analysis.student([0, 1] * 4)[2] - 0.5 == pytest.approx(2.365 * (2 / 7) ** 0.5 / 8**0.5)
-    assert analysis.student([0, 1] * 10)[2] - 0.5 == pytest.approx(2.262 * (5 / 19) ** 0.5 / 20**0.5)
+    assert analysis.student([0, 1] * 10)[2] - 0.5 == pytest.approx(2.093 * (5 / 19) ** 0.5 / 20**0.5)
+    assert analysis.student([0, 1] * 20)[2] - 0.5 == pytest.approx(2.093 * (10 / 39) ** 0.5 / 40**0.5)
     assert analysis.smallest_seen([1, 2, 3]) == pytest.approx((4.303 + 0.896) / 3**0.5)
     assert analysis.student([1])[0] == 1 and analysis.student([1])[1] != analysis.student([1])[1]
 
