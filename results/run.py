@@ -44,7 +44,6 @@ DEFAULTS = {
     "ONCE": [],  # flags by which its further values take from the first what a method makes before it trains
     "SEEDS": SEEDS,  # of the published table
     "FEW": {},  # {arm: how many of the seeds suffice}
-    "PENDING": (),  # arms still to be measured, which tables do without; whoever takes one out has it run
     # patterns of the metrics that the tables need
     "METRICS": (r"eval/.*(avg|pass)@\d+", r"time/(sample|verify|train|evaluate)", "frac_all_right"),
     "SCORES": False,  # whether the first arm's scores before and after are shown beside the statements
@@ -79,9 +78,7 @@ def plan_of(method, sweep):
         return SimpleNamespace(**DEFAULTS, ARMS=arms, claims=None, task=task)
     if not claims:
         return SimpleNamespace(**DEFAULTS, ARMS={method: []}, claims=None, task=task)
-    plan = SimpleNamespace(**DEFAULTS | vars(claims), claims=claims, task=task)
-    plan.ARMS = {arm: flags for arm, flags in plan.ARMS.items() if arm not in plan.PENDING}
-    return plan
+    return SimpleNamespace(**DEFAULTS | vars(claims), claims=claims, task=task)
 
 
 # ---- runs ----

@@ -76,7 +76,10 @@ def kills_in_arms(reference, kills_per_arm=2, seed=2):
 
 
 def signals(reference, count=18, seed=1):
-    """SIGINT and SIGTERM, once or twice, at random moments -> (signals sent, [what went wrong])."""
+    """SIGINT, SIGTERM and SIGHUP, once or twice, at random moments -> (signals sent, [what went wrong]).
+
+    SIGHUP, which a terminal sends when it is closed, is left to end a run at once: who catches it defeats nohup.
+    """
     sent, wrong, random = 0, [], rng(seed)
     for i in range(count):
         script = list(MAINS)[i % len(MAINS)]
@@ -84,7 +87,7 @@ def signals(reference, count=18, seed=1):
         out, log, family = reference.folder / f"signalled-{i}", reference.folder / f"signalled-{i}.log", []
         pid = begin(script, [*reference.flags(script), "--out", str(out)], log)
         time.sleep(random.uniform(0.1, seconds))
-        number = random.choice([signal.SIGINT, signal.SIGTERM])
+        number = random.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
         for _ in range(random.choice([1, 2])):
             try:
                 family += family_of(pid)
