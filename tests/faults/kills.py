@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from small import MAINS, at_work, begin, end, family_of, folders_of, left_behind, resume_or_start, rng, rows, run, says, unsound
+from small import MAINS, at_work, begin, end, family_of, folders_of, left_behind, resume_or_start, rng, rows, run, says, unsound, wait_for
 
 
 def kills(reference, kills_per_script=20, kills_per_run=6, seed=0):
@@ -61,8 +61,7 @@ def kills_in_arms(reference, kills_per_arm=2, seed=2):
             for trial in range(kills_per_arm):
                 out = reference.folder / f"killed-{script}-{arm}-{trial}"
                 pid = begin(script, [*reference.flags(script), "--out", str(out)], out.with_suffix(".log"))
-                while not (out / arm / "args.json").exists():
-                    time.sleep(0.005)
+                wait_for(out / arm / "args.json")
                 time.sleep(random.uniform(0, seconds / 20))
                 os.kill(pid, signal.SIGKILL)
                 made[script, arm] += end(pid) == -signal.SIGKILL  # else it was done first
@@ -121,8 +120,7 @@ def two_at_once(reference, count=6):
         out, log = reference.folder / f"twice-{i}", reference.folder / f"twice-{i}.log"
         start = [*reference.flags(script), "--out", str(out)]
         pid = begin(script, start, log)
-        while not (out / "metrics.jsonl").exists():
-            time.sleep(0.005)
+        wait_for(out / "metrics.jsonl")
         os.kill(pid, signal.SIGSTOP)  # it is at work until the second has ended, however fast it is
         status, last, _ = run(script, ["--resume", str(out)])
         os.kill(pid, signal.SIGCONT)

@@ -102,6 +102,15 @@ def end(pid, seconds=1800):
     return -99
 
 
+def wait_for(file, seconds=600):
+    """Until a file is there. Raises TimeoutError, for whoever was to write it may have failed."""
+    until = time.monotonic() + seconds
+    while not file.exists():
+        if time.monotonic() > until:
+            raise TimeoutError(f"{file} was not written")
+        time.sleep(0.005)
+
+
 def run(script, flags, **how):
     """A whole run -> (status, the last line that it printed, whether there was a traceback)."""
     reading, writing = os.pipe()  # a file could not grow either when the disk is full
