@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import statistics
 import sys
 from pathlib import Path
@@ -100,6 +101,16 @@ def above(what, leads):
 def leads(ones, others):
     """Mean over the questions of one arm minus that of another, a number a seed that both have."""
     return [statistics.fmean(a) - statistics.fmean(b) for a, b in zip(ones, others)]
+
+
+def longer(logs, arms, one, other):
+    """A row of a table: the scores of arms on tiny/harder.jsonl at the end, and what one is above another."""
+    name, ends = re.compile(r"eval/harder/avg@\d+"), {}
+    for arm in arms:
+        ends[arm] = [next(v for n, v in rows[-1].items() if name.fullmatch(n)) for rows in logs.rows(arm)]
+    text = ", ".join(f"{arm} {100 * statistics.fmean(values):.1f}" for arm, values in ends.items())
+    lead = points(student([a - b for a, b in zip(ends[one], ends[other])]))
+    return "longer problems (harder) at the end", "", f"{text}; {one} minus {other} {lead}", "reported"
 
 
 def points(triple):

@@ -17,7 +17,18 @@ from statistics import fmean as mean
 
 import numpy
 import torch
-from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, share, student, verdict
+from analysis import (
+    Analyst,
+    above,
+    last_checkpoint,
+    leads,
+    longer,
+    points,
+    settings_of,
+    share,
+    student,
+    verdict,
+)
 
 from common import pass_at_k
 from plumbing.data import Shuffled
@@ -60,7 +71,6 @@ PANELS = {
 }
 ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")
 HELD_OUT, GROUP, HEATS = 16, 8, (1.0, 1.2, 1.5)
-HARDER = "eval/harder/avg@4"
 EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
@@ -116,7 +126,7 @@ class Measured:
     """What the statements are about, of all runs. logs: packed.Logs."""
 
     def __init__(self, logs):
-        self.found = {arm: logs.measured(arm) for arm in logs.arms}
+        self.logs, self.found = logs, {arm: logs.measured(arm) for arm in logs.arms}
         self.rows = {arm: logs.rows(arm) for arm in logs.arms}
         self.steps = {arm: [rows[1:] for rows in some] for arm, some in self.rows.items()}
         self.active = {arm: self.over(active, arm, LATE) for arm in logs.arms}
@@ -252,14 +262,7 @@ def outcome(m):
             f"of the two takes, {points(student(level))}",
             "reported",
         )
-    longer = {arm: [rows[-1][HARDER] for rows in m.rows[arm]] for arm in arms}
-    yield (
-        "longer problems (harder) at the end",
-        "",
-        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in longer.items())
-        + f"; erpo minus dapo {points(student([a - b for a, b in zip(longer['erpo'], longer['dapo'])]))}",
-        "reported",
-    )
+    yield longer(m.logs, arms, "erpo", "dapo")
 
 
 def temperatures(m):

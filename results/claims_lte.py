@@ -8,13 +8,12 @@ counts of questions whose first group of G, before any hint, is all wrong, mixed
 """
 
 import json
-import re
 import statistics
 import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, student, verdict
+from analysis import Analyst, above, last_checkpoint, leads, longer, points, settings_of, student, verdict
 
 from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
@@ -281,18 +280,7 @@ def statements(logs):
         "; ".join(f"{name}: {text}" for name, text in parts.items()),
         "reported",
     )
-    last = r"eval/harder/avg@\d+"
-    longer = {
-        arm: [next(v for n, v in rows[-1].items() if re.fullmatch(last, n)) for rows in metrics[arm]]
-        for arm in logs.arms
-    }
-    yield (
-        "longer problems (harder) at the end",
-        "",
-        ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in longer.items())
-        + f"; LTE minus GRPO {points(student([a - b for a, b in zip(longer['lte'], longer['grpo'])]))}",
-        "reported",
-    )
+    yield longer(logs, logs.arms, "lte", "grpo")
     phases = [f"time/{phase}" for phase in ("sample", "verify", "train")]
     seconds = {
         arm: mean(sum(row[phase] for row in rows for phase in phases) for rows in metrics[arm])

@@ -17,7 +17,7 @@ from statistics import fmean as mean
 
 import numpy
 import torch
-from analysis import Analyst, last_checkpoint, points, settings_of, share, smallest_seen, student, verdict
+from analysis import Analyst, above, last_checkpoint, points, settings_of, share, student
 
 import grpo
 from plumbing.settings import MACHINE, as_flags
@@ -154,15 +154,9 @@ def statements(logs):
     for arm in others:
         for name in SETS:
             metric = f"{name}/avg@{SAMPLES}"
-            leads = gaps(logs, arm, metric)
-            found, least = student(leads), 100 * smallest_seen(leads)
+            row = above(f"{arm} above GRPO at equal tokens: {name}", gaps(logs, arm, metric))
             levels = [f"{100 * mean(scores(logs, one, metric)):.1f}" for one in (arm, "grpo")]
-            yield (
-                f"{arm} above GRPO at equal tokens: {name}",
-                "difference of paired seeds, interval above 0",
-                f"{points(found)}: {' against '.join(levels)}; {least:.1f} would be seen four times of five",
-                verdict(found[1] > 0),
-            )
+            yield row[0], row[1], f"{' against '.join(levels)}: {row[2]}", row[3]
     for what, text in described(logs, others).items():
         yield what, "", text, "reported"
     for arm in others:

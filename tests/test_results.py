@@ -285,9 +285,9 @@ def test_statements_about_the_pool_by_hand():
         measured, verdict = rows[name.replace(",", " above GRPO at equal tokens:")][1:]
         return measured.removesuffix(" would be seen four times of five"), verdict
 
-    assert found("erpo, test") == ("+5.0 [+2.5, +7.5]: 55.0 against 50.0; 3.0", "held")
-    assert found("erpo, harder") == ("+0.0 [+0.0, +0.0]: 90.0 against 90.0; 0.0", "**failed**")
-    assert found("lte, test") == ("-3.0 [-3.0, -3.0]: 47.0 against 50.0; 0.0", "**failed**")
+    assert found("erpo, test") == ("55.0 against 50.0: +5.0 [+2.5, +7.5]; 3.0", "held")
+    assert found("erpo, harder") == ("90.0 against 90.0: +0.0 [+0.0, +0.0]; 0.0", "**failed**")
+    assert found("lte, test") == ("47.0 against 50.0: -3.0 [-3.0, -3.0]; 0.0", "**failed**")
     right, wrong = (rows[f"groups that are all {kind}, of what each samples, last 10 steps"][1] for kind in ("right", "wrong"))
     assert "lte 0.30 [0.30, 0.30]" in right and "lte 0.30 [0.30, 0.30]" in wrong  # .2 and .4; .3 and .3
     assert rows["seconds without evaluation"][1].startswith("grpo 10; ")
