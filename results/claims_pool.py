@@ -30,12 +30,14 @@ MOST = 500  # steps, which no arm needs: questions and answers as short as they 
 UNTIL = [*BASE, "--compare", f"--steps={MOST}", "--until=FIRST"]
 # What is searched for before step 1 is cut down to at most a quarter of the budget for all who search: the
 # scripts' own settings would take all of it. Evaluated four or five times, as grpo.py is.
+MINING = [
+    "--questions=24",
+    "--screen-samples=16", "--saturated-low=15", "--saturated-high=15",  # 31 of 32: twice the tokens
+    "--cut-samples=8"]  # 9 cuts, as in the script
 ARMS = {
     "grpo": [*BASE, "--steps=100"],
     "failure_prefix": [
-        *UNTIL, "--eval-every=18", "--questions=24",
-        "--screen-samples=16", "--saturated-low=15", "--saturated-high=15",  # 31 of 32: twice the tokens
-        "--cut-samples=8",  # 9 cuts, as in the script
+        *UNTIL, *MINING, "--eval-every=18",
         "--updates-per-batch=1"],  # two would be twice the steps for the same tokens
     "prefix_rl": [
         *UNTIL, "--eval-every=14", "--questions=12",
@@ -45,8 +47,11 @@ ARMS = {
     "erpo": [*UNTIL, "--eval-every=10", "--questions=0"],
     "pos_neg_pairing": [*UNTIL, "--eval-every=30", "--questions=240"],  # 32 samples each, as in the script
     "lte": [*UNTIL, "--eval-every=13"],
+    "lte+failures": [*UNTIL, *MINING, "--eval-every=13"],
 }  # fmt: skip
-COMMANDS = {arm: ["results/pool_variants.py", arm] for arm in ARMS} | {"grpo": ["grpo.py"]}
+SHOWN = ("grpo", "failure_prefix", "prefix_rl", "erpo", "pos_neg_pairing", "lte")  # in the figure
+COMMANDS = {arm: ["results/pool_variants.py", arm] for arm in SHOWN}
+COMMANDS |= {"grpo": ["grpo.py"], "lte+failures": ["results/pool_combined.py"]}
 MEETS = {  # how each arm meets the pool
     "failure_prefix": "half of each batch stands behind failures of 24 questions that were right 15 times of "
     "16, half are plain questions of the whole pool; no advice on mixing was found, and behind prefixes "
@@ -57,6 +62,8 @@ MEETS = {  # how each arm meets the pool
     "time, from when on they can be hotter: see the mean temperature",
     "pos_neg_pairing": "no business here: it trains on two questions, whatever else the pool holds",
     "lte": "as it stands",
+    "lte+failures": "half of each batch as in the arm failure_prefix, half as in the arm lte; no hint behind "
+    "a prefix",
 }
 SEEDS = range(8)
 SETS = ("test", "harder")
@@ -71,7 +78,7 @@ PANELS = {
 }
 ZOOMED, LEGEND = tuple(PANELS.values())[:2], 2
 # Okabe and Ito's colours, which colour-blind readers tell apart, and dashes for those who see none
-STYLES = dict(zip(ARMS, (
+STYLES = dict(zip(SHOWN, (
     ("#000000", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#009E73", "-"), ("#CC79A7", ":"),
     ("#E69F00", (0, (5, 1, 1, 1, 1, 1)))), strict=True))  # fmt: skip
 LATE, SMOOTH = 10, 10  # steps: the last ones; how many the line of a metric of every step is the mean of

@@ -16,9 +16,9 @@ from conftest import ROOT, rows_of
 from plumbing import InputError
 
 sys.path.insert(0, str(ROOT / "results"))
-erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, claims_pool = map(
+erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, pool_combined, claims_pool = map(
     importlib.import_module,
-    ("erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants", "pool_variants", "claims_pool"))
+    ("erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants", "pool_variants", "pool_combined", "claims_pool"))
 BOTH = torch.tensor([1, -1])
 
 
@@ -235,14 +235,20 @@ def test_a_run_ends_with_the_step_that_spends_its_budget(tmp_path, monkeypatch):
         list(run.steps(num_tokens=0))
 
 
+def test_no_hint_behind_a_prefix(monkeypatch):
+    monkeypatch.setattr(pool_combined, "lte_prompts", lambda questions, groups, tokenizer, **texts: [[q["id"], *groups] for q in questions])
+    questions = [{"id": 1, "prefix": 0}, {"id": 2, "prefix": 9}, {"id": 3, "prefix": 0}]
+    assert pool_combined.retry_prompts(questions, ["g"], None, hint="") == [[1, "g"], None, [3, "g"]]
+
+
 @pytest.mark.parametrize("arm", claims_pool.ARMS)
 def test_an_arm_of_the_pool_has_the_baselines_settings(arm):
     """Its flags are the script's, and what is to be alike is what grpo.py has."""
     import grpo
     from plumbing.settings import parse_settings
 
-    script = importlib.import_module(arm)
-    own = {} if arm == "grpo" else pool_variants.SETTINGS
+    script = importlib.import_module(arm.split("+")[0])
+    own = {"grpo": {}, "lte+failures": pool_combined.SETTINGS}.get(arm, pool_variants.SETTINGS)
     settings, base = parse_settings("", script.SETTINGS | own, claims_pool.ARMS[arm]), parse_settings("", grpo.SETTINGS, [])
     alike = {*claims_pool.ALIKE, "model", "adam_beta2", "weight_decay", "max_grad_norm", "eval_temperature", "eval_max_tokens", "beta"}
     assert {name: getattr(settings, name) for name in alike} == {name: getattr(base, name) for name in alike}
@@ -257,10 +263,11 @@ SMALL_SEARCH = {
     "failure_prefix": ["--questions", "2", "--screen-samples", "8", "--saturated-low", "6", "--saturated-high", "7"],
     "prefix_rl": ["--questions", "1", "--screen-samples", "2"], "erpo": ["--max-draws", "2"],
 }  # fmt: skip
+SMALL_SEARCH["lte+failures"] = SMALL_SEARCH["failure_prefix"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["failure_prefix", "prefix_rl", "erpo"])  # two that are half and half, and one that is not
+@pytest.mark.parametrize("arm", ["lte+failures", "prefix_rl", "erpo"])  # two that are half and half, and one that is not
 def test_an_arm_of_the_pool_runs_two_small_steps(tmp_path, few_test, arm):
     """By the command that run.py gives, with less of everything. All are measured alike, so that one will do."""
     (tmp_path / "first").mkdir()
