@@ -19,6 +19,13 @@ from plumbing import derive_seed  # noqa: E402
 from plumbing.data import load_problems  # noqa: E402
 
 
+TASK_1 = ROOT / "results" / "logs" / "task-1"  # python tiny/make.py --seed 1 --out results/logs/task-1
+OTHER_TASK = [
+    "--model", str(TASK_1 / "model"), "--tiny", "--data", str(TASK_1 / "train.jsonl"),
+    "--eval-sets", str(TASK_1 / "test.jsonl"), str(TASK_1 / "harder.jsonl"),
+]  # fmt: skip
+
+
 class Analyst:
     """A model and the settings of its run. What is sampled from it has the same seed for every model."""
 
@@ -27,12 +34,12 @@ class Analyst:
         self.settings, self.sampler = settings, TransformersSampler(self.model, self.tokenizer, 256)
 
     def problems(self, source):
-        """The problems of a source, those of the tiny task each with its family."""
+        """The problems of a source, those of a tiny task each with its family."""
         problems = load_problems(source, self.tokenizer, instruction=self.settings["instruction"])
-        if not source.startswith("tiny/"):
+        if not source.endswith(".jsonl"):
             return problems
-        families = [json.loads(line)["family"] for line in (ROOT / source).read_text().splitlines()]
-        return [problem | {"family": families[problem["id"]]} for problem in problems]
+        rows = [json.loads(line) for line in (ROOT / source).read_text().splitlines()]
+        return [problem | {"family": rows[problem["id"]].get("family")} for problem in problems]
 
     def groups(self, contexts, golds, n, purpose, temperature=None):
         """n scored rollouts of each context -> list of lists."""

@@ -15,20 +15,17 @@ import sys
 from pathlib import Path
 
 import packed
-from analysis import ROOT, last_checkpoint, settings_of, verdict
+from analysis import OTHER_TASK, ROOT, last_checkpoint, settings_of, verdict
 
 sys.path.insert(0, str(ROOT / "tiny"))
 
 SEEDS = tuple(range(10))
-OTHER_TASK = ROOT / "results" / "logs" / "task-1"  # python tiny/make.py --seed 1 --out results/logs/task-1
 ARMS = {
     "grpo": [],
     "other rounding": ["--micro-batch-tokens", "4096"],  # of sums; a second thread changes no bit
-    "another task": [
-        "--model", str(OTHER_TASK / "model"), "--tiny", "--data", str(OTHER_TASK / "train.jsonl"),
-        "--eval-sets", str(OTHER_TASK / "test.jsonl"), str(OTHER_TASK / "harder.jsonl")],
+    "another task": OTHER_TASK,
     "160 steps": ["--steps", "160"],
-}  # fmt: skip
+}
 FEW = {"other rounding": 3, "another task": 3, "160 steps": 3}
 SHOWN, SCORES = ("grpo",), True
 PANELS = {

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, leads, longer, points, settings_of, student, verdict
+from analysis import OTHER_TASK, Analyst, above, last_checkpoint, leads, longer, points, settings_of, student, verdict
 
 from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
@@ -28,6 +28,8 @@ ARMS = {
     "entropy": ["--compare", "--entropy-coef", "0.003"],
     "grpo-entropy": ["--compare", "--arm", "grpo", "--entropy-coef", "0.003", "--eval-every", "100"],
     "matched": ["--compare", "--arm", "grpo", "--group-size", "11", "--eval-every", "100"],
+    "lte, another task": ["--compare", "--eval-every", "100", *OTHER_TASK],
+    "grpo, another task": ["--compare", "--arm", "grpo", "--eval-every", "100", *OTHER_TASK],
 }
 COMMANDS = {"placebo": ["results/lte_variants.py"]}
 SEEDS = range(8)
@@ -119,7 +121,8 @@ def main(folder, first):
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
     found, start = {arm: logs.measured(arm) for arm in logs.arms}, logs.measured("lte", "start")
-    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in logs.arms}
+    arms = [arm for arm in logs.arms if not arm.endswith("another task")]
+    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in arms}
     mean = statistics.fmean
     third = len(metrics["lte"][0]) // 3
 
@@ -186,13 +189,16 @@ def statements(logs):
         + f"; in the first five steps, GRPO {early:+.2f}",
         verdict(gaps["grpo"][2] < 0 and gaps["extra"][2] < 0 and abs(early) < 0.5 * abs(gaps["grpo"][0])),
     )
-    end = {arm: {k: passes(found[arm], k) for k in KS} for arm in logs.arms}
+    end = {arm: {k: passes(found[arm], k) for k in KS} for arm in arms}
     begin = {k: passes([one["held_out"] for one in start], k) for k in KS}
 
     for other, why in (("grpo", "as many updates"), ("matched", "about as many tokens")):
         for k in (1, 8):
             what = f"LTE above GRPO ({other}): {why}, held-out pass@{k}"
             yield above(what, leads(end["lte"][k], end[other][k]))
+    for k in (1, 8):
+        pair = (passes(found[f"{arm}, another task"], k) for arm in ("lte", "grpo"))
+        yield above(f"LTE above GRPO in another task: as many updates, held-out pass@{k}", leads(*pair))
 
     def level(some):
         return 100 * mean(map(mean, some))
@@ -231,7 +237,7 @@ def statements(logs):
         f"{table}; LTE minus GRPO " + ", ".join(points(lead[k]) for k in KS),
         verdict(level(end["grpo"][KS[-1]]) <= level(begin[KS[-1]]) and lead[KS[-1]][0] > max(0, lead[1][0])),
     )
-    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in logs.arms}
+    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in arms}
     more = student([a["entropy"] - b["entropy"] for a, b in zip(found["lte"], found["grpo"], strict=True)])
     bonus = student(leads(end["entropy"][1], end["lte"][1]))
     yield (
@@ -244,7 +250,7 @@ def statements(logs):
         f"{points(student(leads(end['entropy'][1], end['grpo-entropy'][1])))}",
         verdict(more[1] > 0 and lead[1][2] > 0 and bonus[0] > 0),
     )
-    length = {arm: mean(one["length"] for one in found[arm]) for arm in logs.arms}
+    length = {arm: mean(one["length"] for one in found[arm]) for arm in arms}
     yield (
         "9 length",
         "LTE's held-out responses longer than GRPO's",
@@ -280,13 +286,13 @@ def statements(logs):
         "; ".join(f"{name}: {text}" for name, text in parts.items()),
         "reported",
     )
-    yield longer(logs, logs.arms, "lte", "grpo")
+    yield longer(logs, arms, "lte", "grpo")
     phases = [f"time/{phase}" for phase in ("sample", "verify", "train")]
     seconds = {
         arm: mean(sum(row[phase] for row in rows for phase in phases) for rows in metrics[arm])
         for arm in ("grpo", "extra", "lte")
     }
-    cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in logs.arms}
+    cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in arms}
     refine = [
         mean(row["hint/refine_rate"] for rows in metrics[arm] for row in rows)
         for arm in ("lte", "placebo", "extra")
