@@ -18,7 +18,6 @@ from common import (  # noqa: E402
 from plumbing import derive_seed  # noqa: E402
 from plumbing.data import load_problems  # noqa: E402
 
-
 TASK_1 = ROOT / "results" / "logs" / "task-1"  # python tiny/make.py --seed 1 --out results/logs/task-1
 OTHER_TASK = [
     "--model", str(TASK_1 / "model"), "--tiny", "--data", str(TASK_1 / "train.jsonl"),

@@ -13,7 +13,18 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import OTHER_TASK, Analyst, above, last_checkpoint, leads, longer, points, settings_of, student, verdict
+from analysis import (
+    OTHER_TASK,
+    Analyst,
+    above,
+    last_checkpoint,
+    leads,
+    longer,
+    points,
+    settings_of,
+    student,
+    verdict,
+)
 
 from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
@@ -206,7 +217,7 @@ def statements(logs):
     def nearer(value, low, high):
         return abs(value - low) < abs(value - high)
 
-    none = {arm: mean(count(arm, "none", 10)) for arm in logs.arms}
+    none = {arm: mean(count(arm, "none", 10)) for arm in arms}
     yield (
         "5 more samples alone are not it",
         "GRPO-Extra nearer GRPO than LTE, in none-pass and held-out pass@8",
