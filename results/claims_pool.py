@@ -27,7 +27,8 @@ ALIKE = ("data", "eval_sets", "prompts_per_step", "group_size", "temperature", "
          "warmup_steps")  # fmt: skip
 BASE = as_flags({name: (MACHINE | grpo.SETTINGS)[name][1] for name in ALIKE} | {"eval_samples": SAMPLES})
 MOST = 500  # steps, which no arm needs: questions and answers as short as they come take 310
-UNTIL = [*BASE, "--compare", f"--steps={MOST}", "--until=FIRST"]
+BUDGET = [*BASE, f"--steps={MOST}", "--until=FIRST"]
+UNTIL = [*BUDGET, "--compare"]
 # What is searched for before step 1 is cut down to at most a quarter of the budget for all who search: the
 # scripts' own settings would take all of it. Evaluated four or five times, as grpo.py is.
 MINING = [
@@ -48,10 +49,15 @@ ARMS = {
     "pos_neg_pairing": [*UNTIL, "--eval-every=30", "--questions=240"],  # 32 samples each, as in the script
     "lte": [*UNTIL, "--eval-every=13"],
     "lte+failures": [*UNTIL, *MINING, "--eval-every=13"],
+    "grpo+entropy": [*BUDGET, "--entropy-coef=0.003", "--eval-every=25"],  # the arm entropy of claims_lte.py
 }  # fmt: skip
 SHOWN = ("grpo", "failure_prefix", "prefix_rl", "erpo", "pos_neg_pairing", "lte")  # in the figure
 COMMANDS = {arm: ["results/pool_variants.py", arm] for arm in SHOWN}
-COMMANDS |= {"grpo": ["grpo.py"], "lte+failures": ["results/pool_combined.py"]}
+COMMANDS |= {
+    "grpo": ["grpo.py"],
+    "lte+failures": ["results/pool_combined.py"],
+    "grpo+entropy": ["results/pool_variants.py", "grpo"],
+}
 MEETS = {  # how each arm meets the pool
     "failure_prefix": "half of each batch stands behind failures of 24 questions that were right 15 times of "
     "16, half are plain questions of the whole pool; no advice on mixing was found, and behind prefixes "
@@ -64,6 +70,7 @@ MEETS = {  # how each arm meets the pool
     "lte": "as it stands",
     "lte+failures": "half of each batch as in the arm failure_prefix, half as in the arm lte; no hint behind "
     "a prefix",
+    "grpo+entropy": "as it stands, with an entropy bonus: no method, and what the least change can do",
 }
 SEEDS = range(8)
 SETS = ("test", "harder")
