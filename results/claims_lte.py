@@ -13,7 +13,18 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, leads, longer, points, settings_of, student, verdict
+from analysis import (
+    Analyst,
+    above,
+    bands,
+    last_checkpoint,
+    leads,
+    longer,
+    points,
+    settings_of,
+    student,
+    verdict,
+)
 
 from common import build_prompt, pass_at_k
 from lte import hinted_question, wrong_answers
@@ -35,11 +46,12 @@ METRICS = (
     "num_tokens", r"time/(sample|verify|train)", r"eval/.*avg@\d+", r"hint/(none|some|all)_pass",
     r"hint/(log_ratio|refine_rate)",
 )  # fmt: skip
-SHOWN = ("lte", "grpo", "extra", "entropy")  # in the figure
+SHOWN = ("grpo", "lte", "extra", "entropy")  # in the figure
+DRAW = bands(SHOWN)
 PANELS = {
     r"hint/none_pass": "questions with no right answer",
-    r"eval/[^/]+/avg@\d+": "held-out pass@1",
-    r"eval/[^/]+/pass@4": "held-out pass@4",
+    r"eval/test/avg@\d+": "held-out pass@1",
+    r"eval/test/pass@4": "held-out pass@4",
 }
 ZOOMED = ("held-out pass@1", "held-out pass@4")
 HELD_OUT = 32  # samples of each held-out problem
@@ -157,20 +169,22 @@ def statements(logs):
             and late["all"] > middle["all"]
         ),
     )
-    tried = {kind: [one["hints"][kind] for one in start] for kind in ("plain", "own", "other")}
-    better = {kind: student(leads(tried["own"], tried[kind])) for kind in ("plain", "other")}
+    tried = start[0]["hints"]  # the same in all seeds: intervals are over questions
+    better = {
+        kind: student([a - b for a, b in zip(tried["own"], tried[kind])]) for kind in ("plain", "other")
+    }
     yield (
         "2 the hint works before any learning",
         "all-wrong questions: more success than with as many plain tries, points",
-        f"{100 * mean(map(mean, tried['own'])):.1f} % against {100 * mean(map(mean, tried['plain'])):.1f} "
-        f"%: {points(better['plain'])}",
+        f"{100 * mean(tried['own']):.1f} % against {100 * mean(tried['plain']):.1f} %: "
+        f"{points(better['plain'])} over {len(tried['own'])} questions",
         verdict(better["plain"][1] > 0),
     )
     yield (
         "3 it is the content",
         "more success than with another question's answers",
-        f"{100 * mean(map(mean, tried['own'])):.1f} % against {100 * mean(map(mean, tried['other'])):.1f} "
-        f"%: {points(better['other'])}",
+        f"{100 * mean(tried['own']):.1f} % against {100 * mean(tried['other']):.1f} %: "
+        f"{points(better['other'])} over {len(tried['own'])} questions",
         verdict(better["other"][1] > 0),
     )
     gaps = {arm: gap("none", "lte", arm) for arm in ("grpo", "extra", "placebo", "matched")}
