@@ -258,6 +258,21 @@ def statements(logs):
         f"{points(student(leads(end['entropy'][1], end['grpo-entropy'][1])))}",
         verdict(more[1] > 0 and lead[1][2] > 0 and bonus[0] > 0),
     )
+    beside = {  # added after the look at what 8 says
+        "GRPO with the bonus minus GRPO": ("grpo-entropy", "grpo"),
+        "minus LTE": ("grpo-entropy", "lte"),
+        "placebo minus extra": ("placebo", "extra"),
+        "LTE minus placebo": ("lte", "placebo"),
+    }
+    yield (
+        "the bonus alone, and any list, held-out pass@1 and 8",
+        "",
+        "; ".join(
+            f"{what} " + " and ".join(points(student(leads(end[a][k], end[b][k]))) for k in (1, 8))
+            for what, (a, b) in beside.items()
+        ),
+        "reported",
+    )
     length = {arm: mean(one["length"] for one in found[arm]) for arm in logs.arms}
     yield (
         "9 length",
