@@ -28,8 +28,8 @@ What changes against grpo.py:
 
 Read were abstracts, version 1's figures ("figures" below) and digests. Not found, and ours: duplicates in the
 list, an empty or too long one (no hint), G' = G (all right then: no gradient), one count of tokens for both
-kinds of members, gamma, clip, learning rate, no KL term. Left out: methods with solutions from outside. What
-to expect on the tiny task is to be measured again (docs/lte.md).
+kinds of members, gamma, clip, learning rate, no KL term. Left out: methods with solutions from outside. On
+the tiny task pass@8 ends at 77, grpo.py's at 72, with an entropy bonus at 86 in both (docs/lte.md).
 """
 
 import random

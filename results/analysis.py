@@ -7,6 +7,8 @@ import statistics
 import sys
 from pathlib import Path
 
+import numpy
+
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
@@ -117,6 +119,34 @@ def longer(logs, arms, one, other):
     text = ", ".join(f"{arm} {100 * statistics.fmean(values):.1f}" for arm, values in ends.items())
     lead = points(student([a - b for a, b in zip(ends[one], ends[other])]))
     return "longer problems (harder) at the end", "", f"{text}; {one} minus {other} {lead}", "reported"
+
+
+# Okabe and Ito's colours, which colour-blind readers tell apart, and dashes for those who see none
+STYLES = (
+    ("#000000", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#009E73", "-"), ("#CC79A7", ":"),
+    ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
+)  # fmt: skip
+SMOOTH = 10  # steps that the line of a metric of every step is the mean of
+
+
+def bands(arms):
+    """What draws an arm in a panel, for run.py's DRAW: its mean over seeds and their 95 % interval."""
+    styles = dict(zip(arms, STYLES))
+
+    def band(axis, colour, label, series):
+        """series: for each seed its points (x, y)."""
+        colour, dashes = styles[label]
+        if len(series[0]) > 2 * SMOOTH:  # logged at every step
+            windows = [zip(*(run[i:] for i in range(SMOOTH))) for run in series]
+            series = [[tuple(map(statistics.fmean, zip(*window))) for window in some] for some in windows]
+        ends = max(run[0][0] for run in series), min(run[-1][0] for run in series)
+        xs = numpy.linspace(*ends, 60)  # seeds may have their points at different tokens
+        ys = [numpy.interp(xs, *zip(*run)) for run in series]
+        middle, low, high = zip(*(student(column) for column in zip(*ys)))
+        axis.plot(xs, middle, color=colour, linestyle=dashes, linewidth=2, label=label)
+        axis.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+
+    return band
 
 
 def points(triple):

@@ -41,8 +41,7 @@ ARMS = {
     "dapo": [*LONG, "--arm", "dapo"],
     "ra": [*LONG, "--arm", "ra"],
     "temp": [*LONG, "--arm", "temp"],
-    "ra-hot": [*QUIET, "--arm", "ra", "--temperature", str(HOT)],  # as a trainer with one temperature does
-    "dapo-hot": [*LONG, "--arm", "dapo", "--temperature", str(HOT)],
+    "dapo-hot": [*LONG, "--arm", "dapo", "--temperature", str(HOT)],  # as a trainer with one temperature does
     "ra-hot-T1": [*QUIET, "--arm", "ra", "--temperature", str(HOT), "--score", "score_T1"],  # as ERPO does
     "dapo-hot-T1": [*LONG, "--arm", "dapo", "--temperature", str(HOT), "--score", "score_T1"],
     "permuted": QUIET[1:],
@@ -55,6 +54,7 @@ ARMS = {
 COMMANDS = {arm: ["results/erpo_variants.py"] for arm in ARMS}
 COMMANDS["permuted"] = ["results/erpo_permuted.py"]
 SEEDS = range(8)
+FEW = {"dapo-hot": 4, "ra-2": 4}  # seeds of arms on which no verdict rests
 METRICS = (
     "num_tokens",
     r"time/(sample|verify|train)",

@@ -17,7 +17,7 @@ from statistics import fmean as mean
 
 import numpy
 import torch
-from analysis import Analyst, above, last_checkpoint, points, settings_of, share, student
+from analysis import Analyst, above, bands, last_checkpoint, points, settings_of, share, student
 
 import grpo
 from plumbing.settings import MACHINE, as_flags
@@ -84,28 +84,8 @@ PANELS = {
     "frac_reward_zero_std": "share of zero-variance groups",
 }
 ZOOMED, LEGEND = tuple(PANELS.values())[:2], 2
-# Okabe and Ito's colours, which colour-blind readers tell apart, and dashes for those who see none
-STYLES = dict(zip(SHOWN, (
-    ("#000000", "-"), ("#D55E00", "--"), ("#0072B2", "-."), ("#009E73", "-"), ("#CC79A7", ":"),
-    ("#E69F00", (0, (5, 1, 1, 1, 1, 1)))), strict=True))  # fmt: skip
-LATE, SMOOTH = 10, 10  # steps: the last ones; how many the line of a metric of every step is the mean of
-
-
-def band(axis, colour, label, series):
-    """An arm's mean over seeds and its 95 % interval. series: for each seed its points (x, y)."""
-    colour, dashes = STYLES[label]
-    if len(series[0]) > 2 * SMOOTH:  # logged at every step
-        windows = [zip(*(run[i:] for i in range(SMOOTH))) for run in series]
-        series = [[tuple(map(mean, zip(*window))) for window in some] for some in windows]
-    ends = max(run[0][0] for run in series), min(run[-1][0] for run in series)
-    xs = numpy.linspace(*ends, 60)  # seeds have their points at different tokens
-    ys = [numpy.interp(xs, *zip(*run)) for run in series]
-    middle, low, high = zip(*(student(column) for column in zip(*ys)))
-    axis.plot(xs, middle, color=colour, linestyle=dashes, linewidth=2, label=label)
-    axis.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
-
-
-DRAW = band
+DRAW = bands(SHOWN)
+LATE = 10  # steps: the last ones
 
 
 # ---- one model -----------------------------------------------------------------------------------

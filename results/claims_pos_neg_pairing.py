@@ -40,6 +40,7 @@ PLAIN = ("weight-4", "pooled-1", "pooled-4")  # arms that the script itself has
 COMMANDS = {arm: ["results/pos_neg_variants.py"] for arm in ARMS if arm not in PLAIN}
 SEEDS = range(20)
 FEW = {arm: 8 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
+FEW["mid"] = 4  # no verdict rests on it
 METRICS = (
     "num_tokens", r"eval/harder/avg@\d+", r"time/(sample|verify|train)", "grad_norm", "frac_reward_zero_std",
     r"pair/mixed_(positive|negative)",

@@ -44,6 +44,7 @@ COMMANDS = {
     "weighted": ["results/prefix_rl_baselines.py", "weighted"],
 }
 SEEDS = range(8)
+FEW = {arm: 4 for arm in ("weighted", "band-.2", "band-.4", "band-.6")}  # no verdict rests on them
 METRICS = ("num_tokens", r"time/(sample|verify|train)", "prefix/zero_std_without", "prefix/has_answer")
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
 PANELS = {

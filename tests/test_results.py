@@ -32,7 +32,8 @@ OLD = [name for name in TABLES if run.of_another_task(
     [one for seeds in packed.load(RESULTS / f"{name}.json.xz").values() for one in seeds.values()], run.plan_of(name, []))]  # fmt: skip
 MADE_BY = {method: [method] for method in TABLES}
 SWEEP = ["--sweep", "lr", "5e-5", "1e-4", "1.5e-4", "2e-4", "4e-4", "8e-4"]
-MADE_BY["grpo-lr"] = ["grpo", "--seeds", "10", "11", "12", *SWEEP]
+for swept in ("grpo", "lte"):
+    MADE_BY[f"{swept}-lr"] = [swept, "--seeds", "10", "11", "12", *SWEEP]
 
 
 def refuse(*work):
@@ -319,10 +320,10 @@ def test_a_band_is_mean_and_interval_by_hand():
         def fill_between(self, xs, low, high, **style):
             drawn.update(low=low, high=high)
 
-    claims_pool.band(Axis(), "C0", "lte", [[(0, 0), (1 + i, i + i * i)] for i in range(3)])  # 0, 1 and 2 at 1 token
+    claims_pool.DRAW(Axis(), "C0", "lte", [[(0, 0), (1 + i, i + i * i)] for i in range(3)])  # 0, 1 and 2 at 1 token
     assert drawn["label"] == "lte" and (drawn["xs"][0], drawn["xs"][-1]) == (0, 1)
     assert drawn["ys"][-1] == pytest.approx(1) and drawn["low"][-1] == pytest.approx(1 - 2.4843, abs=1e-4)
-    claims_pool.band(Axis(), "C0", "lte", [[(i, i) for i in range(30)]] * 2)
+    claims_pool.DRAW(Axis(), "C0", "lte", [[(i, i) for i in range(30)]] * 2)
     assert (drawn["xs"][0], drawn["ys"][0], drawn["xs"][-1]) == pytest.approx((4.5, 4.5, 24.5)) and drawn["low"] == drawn["high"]
 
 
