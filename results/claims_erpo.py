@@ -65,7 +65,7 @@ METRICS = (
 )
 SHOWN = ("erpo", "dapo", "ra", "dapo-hot-T1")  # in the figure
 PANELS = {
-    r"eval/[^/]+/avg@\d+": "held-out score (avg@n)",
+    r"eval/test/avg@\d+": "held-out score (avg@n)",
     "frac_reward_zero_std": "zero-variance groups among all drawn",
     r"temperature/decile_5": "median temperature of the questions",
 }
@@ -113,11 +113,11 @@ def main(folder, first):
 
 
 def score_at(rows, tokens):
-    """Held-out avg@n of a run when it had spent this many tokens, linear between evaluations.
+    """avg@n on tiny/test.jsonl of a run when it had spent this many tokens, linear between evaluations.
 
     Not after its end: tokens has to be no more than it has spent.
     """
-    name = next(n for n in rows[0] if re.fullmatch(r"eval/[^/]+/avg@\d+", n))
+    name = next(n for n in rows[0] if re.fullmatch(r"eval/test/avg@\d+", n))
     curve = [(row.get("num_tokens", 0), row[name]) for row in rows if name in row]
     return float(numpy.interp(tokens, *zip(*curve)))
 

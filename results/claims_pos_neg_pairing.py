@@ -47,8 +47,8 @@ METRICS = (
 )  # fmt: skip
 SHOWN = ("pair", "variance", "pool")  # in the figure
 PANELS = {
-    r"eval/[^/]+/avg@\d+": "held-out pass@1",
-    r"eval/[^/]+/pass@8": "held-out pass@8",
+    r"eval/test/avg@\d+": "held-out pass@1",
+    r"eval/test/pass@8": "held-out pass@8",
     "pair/reward_positive": "success on q+",
     "pair/reward_negative": "success on q-",
     "pair/rare_share": "rare events' share of A squared",
