@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, student, verdict
+from analysis import Analyst, above, bands, last_checkpoint, leads, points, settings_of, student, verdict
 
 from common import collate, completion_logps, group_advantages, grpo_loss, pass_at_k
 from plumbing.data import Shuffled
@@ -46,6 +46,7 @@ METRICS = (
     r"pair/mixed_(positive|negative)",
 )  # fmt: skip
 SHOWN = ("pair", "variance", "pool")  # in the figure
+DRAW = bands(SHOWN)
 PANELS = {
     r"eval/test/avg@\d+": "held-out pass@1",
     r"eval/test/pass@8": "held-out pass@8",
