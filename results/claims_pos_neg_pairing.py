@@ -34,13 +34,14 @@ ARMS = {
     "weight-4": ["--compare", "--lambda-neg", "4"],
     "pooled-1": ["--compare", "--adv-mode", "role_pooled"],
     "pooled-4": ["--compare", "--adv-mode", "role_pooled", "--lambda-neg", "4"],
+    "entropy": ["--compare", "--entropy-coef", "0.003"],  # a rival of any method here
     "post-4": ["--compare", "--adv-mode", "post_weight", "--lambda-neg", "4"],
 }
-PLAIN = ("weight-4", "pooled-1", "pooled-4")  # arms that the script itself has
+PLAIN = ("weight-4", "pooled-1", "pooled-4", "entropy")  # arms that the script itself has
 COMMANDS = {arm: ["results/pos_neg_variants.py"] for arm in ARMS if arm not in PLAIN}
 SEEDS = range(20)
 FEW = {arm: 8 for arm in ARMS if arm not in ("pool", "pair", "variance")}  # seeds of the other arms
-FEW["mid"] = 4  # no verdict rests on it
+FEW["mid"] = FEW["entropy"] = 4  # no verdict rests on them
 METRICS = (
     "num_tokens", r"eval/harder/avg@\d+", r"time/(sample|verify|train)", "grad_norm", "frac_reward_zero_std",
     r"pair/mixed_(positive|negative)",
@@ -261,6 +262,12 @@ def statements(logs):
     )
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
+    yield (
+        "the pair with an entropy bonus of .003, as in claims_lte.py, minus the pair, pass@1 and 8",
+        "",
+        " and ".join(points(gap("entropy", "pair", k)) for k in (1, 8)),
+        "reported",
+    )
     rare = {
         when: mean(
             row["pair/rare_share"]
