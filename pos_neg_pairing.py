@@ -71,7 +71,7 @@ SETTINGS = {
     "group_size": (8, 8, "responses to each copy, G; base repository"),
     "temperature": (0.6, 1.0, "sampling temperature in training; base repository"),
     "max_tokens": (3072, 52, "longest response; digest"),
-    "lr": (1e-6, 1e-4, "learning rate of AdamW; base repository"),
+    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; base repository"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; base repository: none"),
     "weight_decay": (0.01, 0.0, "AdamW's; base repository"),
     "max_grad_norm": (1.0, 0.5, "gradients longer than this are shortened to it; base repository"),
