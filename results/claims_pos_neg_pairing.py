@@ -150,8 +150,8 @@ def main(folder, first):
     base = Analyst(settings["model"], settings)
     if folder == first:
         (Path(first) / "start.json").write_text(json.dumps(held_out(base)))
-    chosen = read_record(Path(folder) / "chosen.jsonl")
     if Path(folder).parent.name in SHOWN[:2]:
+        chosen = read_record(Path(folder) / "chosen.jsonl")
         result |= directions(base, chosen, settings["prompts_per_step"], settings["data"], settings["seed"])
         result["chosen"] = [{name: line[name] for name in ("role", "again")} for line in chosen]
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
