@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from analysis import (
+    ROOT,
     Analyst,
     above,
     bands,
@@ -272,6 +273,16 @@ def statements(logs):
         + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in logs.arms),
         "reported",
     )
+    lines = (ROOT / "tiny" / "test.jsonl").read_text().splitlines()  # in the order in which they are asked
+    families = [json.loads(line)["family"] for line in lines]
+
+    def of(some, family):
+        right = [c / HELD_OUT for one in some for c, kind in zip(one["right"], families) if kind == family]
+        return 100 * mean(right)
+
+    for arm, some in {"start": start, **{arm: found[arm] for arm in SHOWN}}.items():
+        kinds = ", ".join(f"{family} {of(some, family):.1f}" for family in sorted(set(families)))
+        yield f"held-out success by family, {arm}", "", kinds, "reported"
     yield longer(logs, SHOWN, "pair", "variance")
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
