@@ -47,14 +47,12 @@ ARMS = {
     "weight-4": [*QUIET, "--lambda-neg", "4"],
     "pooled-1": [*QUIET, "--adv-mode", "role_pooled"],
     "pooled-4": [*QUIET, "--adv-mode", "role_pooled", "--lambda-neg", "4"],
-    "entropy": [*QUIET, "--entropy-coef", "0.003"],  # a rival of any method here
     "post-4": [*QUIET, "--adv-mode", "post_weight", "--lambda-neg", "4"],
 }
 PLAIN = ("pooled-1", "pooled-4")  # by the script itself, whose probe draws others: on pairs of their own
 COMMANDS = {arm: ["results/pos_neg_variants.py"] for arm in ARMS if arm not in PLAIN}
 SEEDS = range(8)
-FEW = {arm: 4 for arm in ("mid", "negative", "entropy")}  # no verdict rests on them
-FEW["weight-4"] = 4  # is the same as pair or not, in every seed by itself
+FEW = {"mid": 4, "negative": 4, "weight-4": 4}  # two have no verdict, the third is pair in each seed or not
 METRICS = (
     "num_tokens", r"eval/harder/avg@\d+", r"time/(sample|verify|train)", "grad_norm", "frac_reward_zero_std",
     r"pair/mixed_(positive|negative)",
@@ -286,12 +284,6 @@ def statements(logs):
     yield longer(logs, SHOWN, "pair", "variance")
     for k in KS:
         yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
-    yield (
-        "the pair with an entropy bonus of .003, as in claims_lte.py, minus the pair, pass@1 and 8",
-        "",
-        " and ".join(points(gap("entropy", "pair", k)) for k in (1, 8)),
-        "reported",
-    )
     rare = {
         when: mean(
             row["pair/rare_share"]
