@@ -30,9 +30,9 @@ What changes against grpo.py:
 
 The method's details were not open to us beyond its abstract and two digests: what is theirs and what comes
 from the repository it builds on, One-Shot-RLVR, is told apart in the settings. Which questions were chosen
-was not found either. With another reward (--reward) an answer is right if its reward is 1. What to expect on
-the tiny task is to be measured again (docs/pos_neg_pairing.md). Left out: the two questions whose accuracy
-varied most, which the paper compares with: results/pos_neg_variants.py.
+was not found either. With another reward (--reward) an answer is right if its reward is 1. On the tiny task
+two questions bring about 2 points, whichever they are, the whole pool 13 (docs/pos_neg_pairing.md). Left out:
+the two questions whose accuracy varied most, which the paper compares with: results/pos_neg_variants.py.
 """
 
 import random
@@ -71,7 +71,7 @@ SETTINGS = {
     "group_size": (8, 8, "responses to each copy, G; base repository"),
     "temperature": (0.6, 1.0, "sampling temperature in training; base repository"),
     "max_tokens": (3072, 52, "longest response; digest"),
-    "lr": (1e-6, 1e-4, "learning rate of AdamW; base repository"),
+    "lr": (1e-6, 1.5e-4, "learning rate of AdamW; base repository"),
     "warmup_steps": (0, 10, "steps over which the learning rate rises to its value; base repository: none"),
     "weight_decay": (0.01, 0.0, "AdamW's; base repository"),
     "max_grad_norm": (1.0, 0.5, "gradients longer than this are shortened to it; base repository"),

@@ -14,7 +14,7 @@ import statistics
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, longer, points, settings_of, student, verdict
+from analysis import Analyst, above, bands, last_checkpoint, longer, points, settings_of, student, verdict
 from failure_prefix_variants import behind_right
 
 from common import group_advantages
@@ -37,14 +37,17 @@ ARMS = {
     "refreshed": [*QUIET, "--refresh-every", "30"],
     "swapped": ["--compare", "--bank", "FIRST/swapped.jsonl", "--eval-every", "60"],
     "scored": QUIET[1:],
+    "entropy": [*QUIET, "--arm", "plain", "--entropy-coef", "0.003"],  # a rival of any method here
     # meant to have as many tokens as failure and its mining: the row on costs says how many it has
     "plain-long": [*BANK, "--arm", "plain", "--steps", "500", "--eval-every", "500"],
 }
 COMMANDS = {arm: ["results/failure_prefix_variants.py"] for arm in ("failure", "medium", "correct")}
 COMMANDS["scored"] = ["results/failure_prefix_scored.py"]
 SEEDS = range(8)
-METRICS = ("num_tokens", r"time/(sample|verify|train)", r"eval/.*avg@\d+")
+FEW = {"entropy": 4}  # no verdict rests on it
+METRICS = ("num_tokens", r"time/(sample|verify|train)", r"eval/harder/avg@\d+")
 SHOWN = ("failure", "plain", "medium")  # in the figure
+DRAW = bands(SHOWN)
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
 GROUP = 8  # samples of a training group
 AGAIN = 64  # samples of a question that is screened again
@@ -203,12 +206,12 @@ def statements(logs):
     metrics = {arm: logs.rows(arm) for arm in logs.arms}
 
     def paired(arm, against=None):
-        """Held-out success of an arm minus that of another, or of the starting model, a number a seed."""
+        """Held-out success of an arm minus another's, or the starting model's, over the seeds both have."""
         ours, theirs = (
             [mean(run["held_out"]["plain"]) for run in some]
             for some in (found[arm], found[against] if against else start)
         )
-        return [a - b for a, b in zip(ours, theirs, strict=True)]
+        return [a - b for a, b in zip(ours, theirs)]
 
     def gain(arm, against=None):
         return student(paired(arm, against))
@@ -350,6 +353,13 @@ def statements(logs):
         "smaller gain than with one's own",
         f"{points(gains['swapped'])} against {points(gains['failure'])}",
         verdict(gains["swapped"][0] < gains["failure"][0]),
+    )
+    rival = points(gain("entropy", "plain")), points(gain("failure", "entropy"))
+    yield (
+        "plain questions with an entropy bonus of .003",
+        "",
+        "minus plain {}; failure minus it {}".format(*rival),
+        "reported",
     )
     yield (
         "control: loss on the opening as well",

@@ -46,7 +46,7 @@ ARMS = {
 COMMANDS = {"placebo": ["results/lte_variants.py"]}
 SEEDS = range(8)
 METRICS = (
-    "num_tokens", r"time/(sample|verify|train)", r"eval/.*avg@\d+", r"hint/(none|some|all)_pass",
+    "num_tokens", r"time/(sample|verify|train)", r"eval/harder/avg@\d+", r"hint/(none|some|all)_pass",
     r"hint/(log_ratio|refine_rate)",
 )  # fmt: skip
 SHOWN = ("grpo", "lte", "extra", "entropy")  # in the figure

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, last_checkpoint, leads, points, settings_of, student, verdict
+from analysis import Analyst, above, bands, last_checkpoint, leads, points, settings_of, student, verdict
 
 from common import Rollout, collate, completion_logps, group_advantages, verify
 from plumbing.data import Shuffled
@@ -30,6 +30,7 @@ ARMS = {
     "prefix-only": [*TRACES, "--arm", "prefix-only"],
     "plain": [*TRACES, "--arm", "plain"],
     "plain-64": [*QUIET, "--arm", "plain", "--group-size", "64", "--prompts-per-step", "2"],
+    "entropy": [*QUIET, "--arm", "plain", "--entropy-coef", "0.003"],  # a rival of any method here
     "sft": TRACES[1:],
     "weighted": QUIET[1:],
     "band-.2": [*QUIET, "--arm", "prefix-only", "--cut-from", "0.2", "--cut-to", "0.4"],
@@ -40,13 +41,15 @@ COMMANDS = {
     "mixture": ["results/prefix_rl_variants.py"],
     "plain": ["results/prefix_rl_variants.py"],
     "plain-64": ["results/prefix_rl_variants.py"],
+    "entropy": ["results/prefix_rl_variants.py"],
     "sft": ["results/prefix_rl_baselines.py", "sft"],
     "weighted": ["results/prefix_rl_baselines.py", "weighted"],
 }
 SEEDS = range(8)
-FEW = {arm: 4 for arm in ("weighted", "band-.2", "band-.4", "band-.6")}  # no verdict rests on them
+FEW = {arm: 4 for arm in ("entropy", "weighted", "band-.2", "band-.4", "band-.6")}  # no verdict rests on them
 METRICS = ("num_tokens", r"time/(sample|verify|train)", "prefix/zero_std_without", "prefix/has_answer")
 SHOWN = ("mixture", "prefix-only", "plain", "sft")  # in the figure
+DRAW = bands(SHOWN)
 PANELS = {
     r"eval/unsolved/avg@\d+": "success on the unsolved questions",
     r"eval/test/avg@\d+": "held-out score (avg@n)",
@@ -222,6 +225,13 @@ def statements(logs):
         f"{level(end['plain']):.1f}, with 64 "
         f"{level(end['plain-64']):.1f}, PrefixRL {level(end['mixture']):.1f}",
         verdict(silent > 0.95 and half("plain") and half("plain-64")),
+    )
+    yield (
+        "plain RL with an entropy bonus of .003",
+        "",
+        f"minus plain RL {points(student(leads(end['entropy'], end['plain'])))}; PrefixRL minus it "
+        f"{points(student(leads(end['mixture'], end['entropy'])))}",
+        "reported",
     )
     curve = [mean(mean(one["by_fraction"][str(f)]) for one in start) for f in FRACTIONS]
     jumps = []

@@ -50,7 +50,7 @@ DEFAULTS = {
     "SHOWN": None,  # arms in the figure; None: all
     # the figure's panels, {pattern of a metric: title}
     "PANELS": {
-        SCORE: "held-out score (avg@n)",
+        r"eval/test/avg@\d+": "held-out score (avg@n)",
         "reward": "training reward",
         "frac_reward_zero_std": "share of zero-variance groups",
     },
@@ -238,7 +238,10 @@ def figure(plan, logs, file):
         axis.remove()
     for axis, (pattern, title) in zip(axes.flat, plan.PANELS.items()):
         for place, (arm, seeds) in enumerate(runs.items()):
-            name = next((n for row in seeds[0] for n in row if re.fullmatch(pattern, n)), None)
+            names = {n for row in seeds[0] for n in row if re.fullmatch(pattern, n)}
+            if len(names) > 1:
+                raise ValueError(f"panel {title}: {pattern} is {' and '.join(sorted(names))}")
+            name = min(names, default=None)
             if name is None or not any(row.get(name) for rows in seeds for row in rows):
                 continue  # not every arm has every metric, and some have it as 0 throughout
             # what is counted from 0 is not logged before the first step

@@ -32,7 +32,7 @@ OLD = [name for name in TABLES if run.of_another_task(
     [one for seeds in packed.load(RESULTS / f"{name}.json.xz").values() for one in seeds.values()], run.plan_of(name, []))]  # fmt: skip
 MADE_BY = {method: [method] for method in TABLES}
 SWEEP = ["--sweep", "lr", "5e-5", "1e-4", "1.5e-4", "2e-4", "4e-4", "8e-4"]
-for swept in ("grpo", "lte"):
+for swept in ("grpo", "lte", "pos_neg_pairing"):
     MADE_BY[f"{swept}-lr"] = [swept, "--seeds", "10", "11", "12", *SWEEP]
 
 
@@ -307,6 +307,25 @@ def test_the_table_and_figure_of_the_pool(tmp_path, monkeypatch, capsys):
     assert 10_000 < (tmp_path / "pool.png").stat().st_size < 200_000
     with pytest.raises(SystemExit, match="^error: there is no swimming.py to run"):
         run.main(["swimming"])
+
+
+def test_longer_problems_by_hand():
+    """Two seeds, .9 and .8 against .7 and .8: 10 points and none; the last row counts, and no other set."""
+    def seed(end):
+        rows = {"step": [0, 1], "eval/harder/avg@4": [0.1, end], "eval/harder/level 7/avg@4": [0.5, 0.5], "eval/test/avg@4": [0.3, 0.3]}
+        return {"environment": {"device": "abacus"}, "metrics": rows}
+
+    logs = packed.Logs({arm: {str(i): seed(end) for i, end in enumerate(ends)} for arm, ends in (("a", (0.9, 0.8)), ("b", (0.7, 0.8)))})
+    assert analysis.longer(logs, ("a", "b"), "a", "b")[2] == "a 85.0, b 75.0; a minus b +10.0 [-117.1, +137.1]"
+
+
+def test_a_panel_shows_one_metric(tmp_path):
+    """Which of two held-out sets is meant is said, not guessed."""
+    plan = run.plan_of("grpo", [])
+    plan.PANELS = {run.SCORE: "score"}
+    logs = packed.Logs({"grpo": {"0": {"metrics": {"step": [0], "eval/test/avg@4": [0.1], "eval/harder/avg@4": [0.2]}}}})
+    with pytest.raises(ValueError, match="^panel score: .* is eval/harder/avg@4 and eval/test/avg@4$"):
+        run.figure(plan, logs, tmp_path / "x.png")
 
 
 def test_a_band_is_mean_and_interval_by_hand():
