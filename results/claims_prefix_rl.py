@@ -24,7 +24,7 @@ from prefix_rl import reinforce_loss, score_joined, training_set
 SWEPT, ONCE = ["--compare"], ["--traces", "FIRST/traces.jsonl"]
 SHORT = ["--eval-sets", "tiny/test.jsonl"]  # evaluated often, and what is claimed is about unsolved questions
 TRACES = [*SWEPT, *ONCE, *SHORT]
-QUIET = [*TRACES, "--eval-every", "400"]  # arms without a curve in figure or rows
+QUIET = [*TRACES, "--eval-every", "400", "--eval-samples", "1"]  # arms without a curve in figure or rows
 ARMS = {
     "mixture": ["--compare", *SHORT],
     "prefix-only": [*TRACES, "--arm", "prefix-only"],
