@@ -280,6 +280,18 @@ def test_an_arm_of_the_pool_runs_two_small_steps(tmp_path, few_test, arm):
 
 
 @pytest.mark.slow
+def test_the_first_arm_of_pairing_is_measured(tmp_path, few_test):
+    """The whole pool, which has no two chosen questions. By the commands that run.py gives."""
+    out, small = str(tmp_path / "pool/seed-0"), ["--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1"]
+    run = ["results/pos_neg_variants.py", "--compare", "--arm", "pool", *small, "--eval-sets", few_test, "--out", out]
+    for command in (run, ["results/claims_pos_neg_pairing.py", out, out]):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("analysis", "start"):
+        assert len(json.loads((tmp_path / f"pool/seed-0/{name}.json").read_text())["right"]) == 18
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("script, flags", [
     ("erpo", ["--t-rule", "reset", "--ra", "ra-2", "--questions", "24", "--max-draws", "2"]),
     ("lte", ["--placebo"]),
