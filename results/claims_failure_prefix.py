@@ -23,7 +23,8 @@ from plumbing.records import read_record, write_aside
 
 SWEPT, ONCE = ["--compare"], ["--bank", "FIRST/bank.jsonl"]
 BANK = [*SWEPT, *ONCE]
-QUIET = [*BANK, "--eval-every", "60", "--eval-samples", "1"]  # arms that are in no figure
+ENDS = ["--eval-every", "60", "--eval-samples", "1"]  # arms that are in no figure
+QUIET = [*BANK, *ENDS]
 ARMS = {
     "failure": ["--compare"],
     "plain": [*BANK, "--arm", "plain"],
@@ -35,7 +36,7 @@ ARMS = {
     "cut-.5": [*QUIET, "--fixed-cut", "0.5"],
     "cut-.75": [*QUIET, "--fixed-cut", "0.75"],
     "refreshed": [*QUIET, "--refresh-every", "30"],
-    "swapped": [*QUIET, "--bank", "FIRST/swapped.jsonl"],
+    "swapped": [*SWEPT, "--bank", "FIRST/swapped.jsonl", *ENDS],
     "scored": QUIET[1:],
     "entropy": [*QUIET, "--arm", "plain", "--entropy-coef", "0.003"],  # a rival of any method here
     # meant to have as many tokens as failure and its mining: the row on costs says how many it has
