@@ -80,13 +80,13 @@ def main(kind, given):
     parameters = sum(weight.numel() for weight in model.parameters())
     tokens = sum(line["tokens"] for line in read_record(args.traces))
     spent = prefix_rl.flops(parameters, tokens, training=False)
-    before = ["--tokens-before", str(tokens), "--flops-before"]
     prefix_rl_variants.install()
     if kind == "sft":
         taught = Path(f"{folder}-taught")
         spent += supervised(args, taught)
-        start = ["--model", str(taught), "--tiny", *before, str(float(spent))]
-        return prefix_rl.main([*given, "--arm", "plain", "--compare", *start])
+    prefix_rl_variants.BEFORE.update(flops=float(spent), num_tokens=tokens)
+    if kind == "sft":
+        return prefix_rl.main([*given, "--arm", "plain", "--compare", "--model", str(taught), "--tiny"])
     traces = {tuple(rollout.prompt_ids): rollout for rollout in traces_of(args, model, tokenizer)}
     size, score = args.group_size, prefix_rl.score_joined
 
@@ -104,7 +104,7 @@ def main(kind, given):
         "--max-logp-gap",
         "1e9",
     ]  # the gap between model and traces is meant
-    return prefix_rl.main([*given, "--arm", "plain", "--compare", *before, str(float(spent)), *weights])
+    return prefix_rl.main([*given, "--arm", "plain", "--compare", *weights])
 
 
 if __name__ == "__main__":
