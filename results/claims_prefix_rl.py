@@ -15,7 +15,18 @@ import sys
 from pathlib import Path
 
 import torch
-from analysis import Analyst, above, bands, last_checkpoint, leads, points, settings_of, student, verdict
+from analysis import (
+    ROOT,
+    Analyst,
+    above,
+    bands,
+    last_checkpoint,
+    leads,
+    points,
+    settings_of,
+    student,
+    verdict,
+)
 
 from common import Rollout, collate, completion_logps, group_advantages, verify
 from plumbing.data import Shuffled
@@ -34,6 +45,8 @@ ARMS = {
     "plain": [*TRACES, "--arm", "plain"],
     "plain-64": [*QUIET, "--arm", "plain", "--group-size", "64", "--prompts-per-step", "2"],
     "entropy": [*QUIET, "--arm", "plain", "--entropy-coef", "0.003"],  # a rival of any method here
+    "plain-early": [*QUIET, "--arm", "plain", "--steps", "80"],  # what the first right answers change
+    "mixture-early": [*QUIET, "--steps", "80"],
     "sft": TRACES[1:],
     "weighted": QUIET[1:],
     "band-.2": [*QUIET, "--arm", "prefix-only", "--cut-from", "0.2", "--cut-to", "0.4"],
@@ -62,6 +75,8 @@ AGAINST = ("flops", "floating point operations")  # the figure's x-axis
 TEST = re.compile(r"eval/test/avg@\d+")
 FRACTIONS = (0, 0.2, 0.4, 0.6, 0.8)
 SAMPLES, BATCHES = 32, 16  # of each question and opening; of the gradient
+ELSEWHERE = 200, 16  # questions that share no name with those that are trained on, and samples of each
+NAME = re.compile(r"[A-Za-z]\d")
 
 
 def questions_of(model, first):
@@ -73,12 +88,16 @@ def questions_of(model, first):
 
 
 def collected(first):
-    """How many questions were asked, had no right answer when they were screened, and got a trace."""
+    """How many questions were asked, had no right answer when they were screened, and got a trace; how many
+    attempts that took, and the share of their tokens that went to questions that got none."""
     lines = read_record(Path(first) / "traces.jsonl")
     return {
         "questions": len(lines),
         "unsolved": sum(not line["right"] for line in lines),
         "traces": sum("trace" in line for line in lines),
+        "attempts": sum(line["attempts"] for line in lines),
+        "in_vain": sum(line["tokens"] for line in lines if "trace" not in line)
+        / sum(line["tokens"] for line in lines),
     }
 
 
@@ -105,6 +124,27 @@ def by_fraction(model, questions):
         "by_fraction": table,
         "families": [q["family"] for q in questions],
         "entropy": statistics.fmean(surprise),
+    }
+
+
+def elsewhere(model, questions):
+    """Success on hard and relay questions without a name of those that are trained on, and mean -log p of
+    what is sampled there, in nats a token."""
+    texts = [json.loads(line)["problem"] for line in (ROOT / "tiny/train.jsonl").read_text().splitlines()]
+    trained = {name for q in questions for name in NAME.findall(texts[q["id"]])}
+    others = [
+        p
+        for p in model.problems("tiny/train.jsonl")
+        if p["family"] in ("hard", "relay") and trained.isdisjoint(NAME.findall(texts[p["id"]]))
+    ]
+    count, samples = ELSEWHERE
+    others = Shuffled(others, 0).draw(count)
+    golds = [p["answer"] for p in others]
+    groups = model.groups([p["prompt_ids"] for p in others], golds, samples, "elsewhere")
+    rollouts = [r for group in groups for r in group]
+    return {
+        "success": statistics.fmean(r.reward for r in rollouts),
+        "entropy": statistics.fmean(-logp for r in rollouts for logp in r.logps),
     }
 
 
@@ -153,7 +193,11 @@ def main(folder, first):
     torch.set_num_threads(1)
     trained = Analyst(last_checkpoint(folder), settings)
     questions = questions_of(trained, first)
-    (Path(folder) / "analysis.json").write_text(json.dumps(by_fraction(trained, questions)))
+    after = by_fraction(trained, questions)
+    if Path(folder).parent.name.endswith("-early"):
+        base = Analyst(settings["model"], settings)
+        after |= {"elsewhere": elsewhere(trained, questions), "elsewhere_before": elsewhere(base, questions)}
+    (Path(folder) / "analysis.json").write_text(json.dumps(after))
     if folder == first:
         base = Analyst(settings["model"], settings)
         start = by_fraction(base, questions) | {"collected": collected(first)}
@@ -403,13 +447,39 @@ def statements(logs):
         " ".join(f"{100 * rate:.1f}" for rate in curve),
         "reported",
     )
+    drawn = [
+        mean(sum(row["reward"] for row in rows[1 : last + 1]) for rows in metrics["plain"])
+        for last in (20, 40, 60, 80, 100)
+    ]
+    size = 16 * 8  # responses a step
+    yield (
+        "right answers that plain RL had drawn by step 20, 40, 60, 80, 100",
+        "",
+        " ".join(f"{size * total:.1f}" for total in drawn) + f"; it draws {size} responses a step",
+        "reported",
+    )
+    for arm in ("plain-early", "mixture-early"):
+        before, after = ([one[when] for one in found[arm]] for when in ("elsewhere_before", "elsewhere"))
+        kinds = "success", "entropy"
+        moves = {what: student([b[what] - a[what] for a, b in zip(before, after)]) for what in kinds}
+        success, entropy = ([mean(one[what] for one in some) for some in (before, after)] for what in moves)
+        yield (
+            f"{arm}: after 80 steps, hard and relay questions that share no name with the trained ones",
+            "",
+            f"success {100 * success[0]:.2f} to {100 * success[1]:.2f} %, {points(moves['success'])} points; "
+            f"entropy {entropy[0]:.3f} to {entropy[1]:.3f} nats a token, "
+            "{:+.3f} [{:+.3f}, {:+.3f}]; ".format(*moves["entropy"])
+            + f"the trained ones are at {level(end[arm]):.1f} %",
+            "reported",
+        )
     counts = {what: mean(one["collected"][what] for one in start) for what in start[0]["collected"]}
     cost = mean(rows[0]["flops"] / rows[-1]["flops"] for rows in metrics["mixture"])
     leak = mean(rows[0]["prefix/has_answer"] for rows in metrics["mixture"])
     yield (
         "cost and leaks",
         "",
-        "{traces:.0f} traces of {unsolved:.0f} unsolved among {questions:.0f} questions; ".format(**counts)
+        "{traces:.0f} traces of {unsolved:.0f} unsolved among {questions:.0f} questions in {attempts:.0f} "
+        "attempts, {in_vain:.2f} of their tokens for questions that got none; ".format(**counts)
         + f"collection {cost:.2f} of all operations; {leak:.3f} of the openings hold the answer",
         "reported",
     )
