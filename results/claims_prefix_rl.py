@@ -80,11 +80,17 @@ NAME = re.compile(r"[A-Za-z]\d")
 
 
 def questions_of(model, first):
-    """The unsolved questions with their traces."""
+    """The unsolved questions with their traces, and whether they are trained on: the last block of the
+    search may find more than that."""
     traces = {
         line["id"]: line["trace"] for line in read_record(Path(first) / "traces.jsonl") if "trace" in line
     }
-    return [p | {"trace": traces[p["id"]]} for p in model.problems("tiny/train.jsonl") if p["id"] in traces]
+    trained = list(traces)[: model.settings["questions"]]
+    return [
+        p | {"trace": traces[p["id"]], "trained": p["id"] in trained}
+        for p in model.problems("tiny/train.jsonl")
+        if p["id"] in traces
+    ]
 
 
 def collected(first):
@@ -103,7 +109,7 @@ def collected(first):
 
 def by_fraction(model, questions):
     """Success behind openings of each length, {fraction: one number a question}, the questions' families,
-    and the mean -log p of what is sampled without an opening, in nats a token."""
+    which are trained on, and the mean -log p of what is sampled without an opening, in nats a token."""
     table, surprise = {}, []
     for fraction in FRACTIONS:
         openings = [q["trace"][: int(fraction * len(q["trace"]))] for q in questions]
@@ -123,6 +129,7 @@ def by_fraction(model, questions):
     return {
         "by_fraction": table,
         "families": [q["family"] for q in questions],
+        "trained": [q["trained"] for q in questions],
         "entropy": statistics.fmean(surprise),
     }
 
@@ -201,6 +208,7 @@ def main(folder, first):
     if folder == first:
         base = Analyst(settings["model"], settings)
         start = by_fraction(base, questions) | {"collected": collected(first)}
+        questions = [q for q in questions if q["trained"]]
         ids, traces = {q["id"]: q for q in questions}, {q["id"]: q["trace"] for q in questions}
         how = {
             "cuts": settings["cuts"],
@@ -226,11 +234,28 @@ def main(folder, first):
 # ---- the statements ----
 
 
+def trained_on(some, yes=True):
+    """What by_fraction says of the questions that are trained on, or of the others."""
+
+    def part(one, values):
+        return [value for value, trained in zip(values, one["trained"], strict=True) if trained == yes]
+
+    return [
+        one
+        | {
+            "by_fraction": {f: part(one, rates) for f, rates in one["by_fraction"].items()},
+            "families": part(one, one["families"]),
+        }
+        for one in some
+    ]
+
+
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
-    found = {arm: logs.measured(arm) for arm in logs.arms}
+    measured = {arm: logs.measured(arm) for arm in logs.arms}
+    found = {arm: trained_on(some) for arm, some in measured.items()}
     metrics = {arm: logs.rows(arm) for arm in logs.arms}
-    start, taught = logs.measured("mixture", "start"), logs.measured("sft", "taught")
+    start, taught = (trained_on(logs.measured(*what)) for what in (("mixture", "start"), ("sft", "taught")))
     mean = statistics.fmean
 
     def unsolved(some, families=None):
@@ -435,6 +460,17 @@ def statements(logs):
             f"not; held-out (test) {100 * mean(tested):.1f}, starting model {100 * mean(tests_before):.1f}",
             "reported",
         )
+    spare = {
+        arm: [p for one in trained_on(measured[arm], yes=False) for p in one["by_fraction"]["0"]]
+        for arm in ("mixture", "prefix-only", "plain", "sft")
+    }
+    yield (
+        "unsolved questions that the search found besides, not trained on",
+        "",
+        ", ".join(f"{arm} {100 * mean(rates):.1f}" for arm, rates in spare.items())
+        + f" % at the end; {len(spare['plain'])} questions of all seeds",
+        "reported",
+    )
     for arm in ("prefix-only", "band-.2", "band-.4", "band-.6"):
         text = " ".join(
             f"{100 * mean(mean(one['by_fraction'][str(f)]) for one in found[arm]):.1f}" for f in FRACTIONS

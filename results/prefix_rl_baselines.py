@@ -39,14 +39,18 @@ CAP = 2.0
 SEARCHED = (2e-4, 4e-4, 8e-4, 1.6e-3), (4, 12)  # values of LR and of EPOCHS
 
 
+def bought(args):
+    """The lines of --traces that have a trace, as many as prefix_rl.py takes."""
+    return [line for line in read_record(args.traces) if "trace" in line][: args.questions]
+
+
 def traces_of(args, model, tokenizer):
     """The traces as Rollouts, with the log-probabilities of the model that wrote them."""
     problems = {p["id"]: p for p in load_problems(args.data, tokenizer)}
     rollouts = []
-    for line in read_record(args.traces):
-        if "trace" in line:
-            ids, trace = problems[line["id"]]["prompt_ids"], line["trace"]
-            rollouts.append(Rollout(ids, trace, [0.0] * len(trace), True, advantage=1.0))
+    for line in bought(args):
+        ids, trace = problems[line["id"]]["prompt_ids"], line["trace"]
+        rollouts.append(Rollout(ids, trace, [0.0] * len(trace), True, advantage=1.0))
     with torch.no_grad():
         for rollout in rollouts:
             batch = collate([rollout], model.device)
@@ -85,11 +89,11 @@ def search(records):
         solved, kept = [], []
         for record in records:
             args = parse_settings("", prefix_rl.SETTINGS, ["--traces", record])
-            bought = {line["id"] for line in read_record(record) if "trace" in line}
+            names = {line["id"] for line in bought(args)}
             with tempfile.TemporaryDirectory() as out:
                 supervised(args, out, lr, epochs)
                 model = Analyst(out, vars(args))
-            questions = [p for p in model.problems(args.data) if p["id"] in bought]
+            questions = [p for p in model.problems(args.data) if p["id"] in names]
             solved.append(statistics.fmean(model.asked(questions, 16, "unsolved")))
             kept.append(statistics.fmean(model.asked(model.problems("tiny/test.jsonl"), 2, "test")))
         both = " | ".join(f"{100 * statistics.fmean(some):.1f}" for some in (solved, kept))
