@@ -49,6 +49,7 @@ FEW = {"entropy": 4}  # no verdict rests on it
 METRICS = ("num_tokens", r"time/(sample|verify|train)", r"eval/harder/avg@\d+")
 SHOWN = ("failure", "plain", "medium")  # in the figure
 DRAW = bands(SHOWN)
+BEHIND = ("failure", "plain", "scored")  # arms that are asked behind openings, which S5 and S6 are about
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
 GROUP = 8  # samples of a training group
 AGAIN = 64  # samples of a question that is screened again
@@ -139,7 +140,8 @@ def main(folder, first, checkpoint=None):
         arms = ["failure", "plain"] + ["correct"] * any("correct" in line for line in lines)
         begin |= {arm: signal(base, lines, arm) for arm in arms}
         start.write_text(json.dumps(begin))
-    result = {"held_out": held_out(trained, openings)}
+    arm = Path(folder).parent.name  # of the table's, or another folder of a user's
+    result = {"held_out": held_out(trained, openings if arm not in ARMS or arm in BEHIND else {})}
     if Path(folder) == Path(first):
         result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
