@@ -471,12 +471,13 @@ def statements(logs):
         + f" % at the end; {len(spare['plain'])} questions of all seeds",
         "reported",
     )
-    for arm in ("prefix-only", "band-.2", "band-.4", "band-.6"):
+    trained_behind = {"mixture": "PrefixRL", "plain": "plain RL", "prefix-only": "openings of .4 to .8 alone"}
+    trained_behind |= {f"band-.{n}": f"openings of .{n} to .{n + 2} alone" for n in (2, 4, 6)}
+    for arm, what in trained_behind.items():
         text = " ".join(
             f"{100 * mean(mean(one['by_fraction'][str(f)]) for one in found[arm]):.1f}" for f in FRACTIONS
         )
-        band = ".4 to .8" if arm == "prefix-only" else f"{arm[5:]} and .2 more"
-        yield f"success by opening, 0 to .8, after training on openings of {band}", "", text, "reported"
+        yield f"success by opening, 0 to .8, after {what}", "", text, "reported"
     yield (
         "success by opening, 0 to .8, of the starting model",
         "",
