@@ -446,20 +446,33 @@ def statements(logs):
         "the tiny model cannot read a second problem in its context",
         "not tested",
     )
-    for arm in ("mixture", "prefix-only", "plain", "sft"):
+    tests = {
+        arm: [next(v for n, v in rows[-1].items() if TEST.fullmatch(n)) for rows in metrics[arm]]
+        for arm in ("mixture", "prefix-only", "plain", "sft")
+    }
+    for arm, tested in tests.items():
         families = ", ".join(
             f"{family} {100 * mean(mean(q) for q in unsolved(found[arm], [family]) if q):.1f}"
             for family in ("hard", "relay", "trap")
         )
         learned = mean(mean(p > 0.5 for p in one) for one in end[arm])
-        tested = [next(v for n, v in rows[-1].items() if TEST.fullmatch(n)) for rows in metrics[arm]]
         yield (
             f"{arm} at the end",
             "",
             f"unsolved questions by family {families}; {100 * learned:.1f} % of them right more often than "
-            f"not; held-out (test) {100 * mean(tested):.1f}, starting model {100 * mean(tests_before):.1f}",
+            f"not; held-out (test) {100 * mean(tested):.1f}",
             "reported",
         )
+    ahead = {
+        what: points(student([a - b for a, b in zip(tests["mixture"], some)]))
+        for what, some in ({"the start": tests_before} | tests).items()
+    }
+    yield (
+        "held-out (test) at the end, points",
+        "",
+        "PrefixRL minus the start {the start}, plain {plain}, sft {sft}".format(**ahead),
+        "reported",
+    )
     spare = {
         arm: [p for one in trained_on(measured[arm], yes=False) for p in one["by_fraction"]["0"]]
         for arm in ("mixture", "prefix-only", "plain", "sft")
