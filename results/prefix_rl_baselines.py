@@ -100,6 +100,21 @@ def search(records):
         print(f"| {lr:g} | {epochs} | {both} |", flush=True)
 
 
+def put_in_traces(args, model, tokenizer):
+    """In the place of prefix_rl.score_joined, so that every group has the trace of its question."""
+    traces = {tuple(rollout.prompt_ids): rollout for rollout in traces_of(args, model, tokenizer)}
+    size, score = args.group_size, prefix_rl.score_joined
+
+    def with_traces(rollouts, *others):
+        """The last response of every group gives way to the trace of its question."""
+        for i in range(size - 1, len(rollouts), size):
+            trace, heat = traces[tuple(rollouts[i].prompt_ids)], rollouts[i].temperature
+            rollouts[i] = Rollout(trace.prompt_ids, trace.completion_ids, trace.logps, True, temperature=heat)
+        score(rollouts, *others)
+
+    prefix_rl.score_joined = with_traces
+
+
 def main(kind, given):
     """kind: "sft" or "weighted". given: flags of prefix_rl.py, and --traces. Of "search": records."""
     torch.set_num_threads(1)
@@ -116,27 +131,12 @@ def main(kind, given):
     if kind == "sft":
         taught = Path(f"{folder}-taught")
         spent += supervised(args, taught)
+        more = ["--model", str(taught), "--tiny"]
+    else:
+        put_in_traces(args, model, tokenizer)
+        more = ["--importance-cap", str(CAP), "--max-logp-gap", "1e9"]  # model and traces are meant to differ
     prefix_rl_variants.BEFORE.update(flops=float(spent), num_tokens=tokens)
-    if kind == "sft":
-        return prefix_rl.main([*given, "--arm", "plain", "--compare", "--model", str(taught), "--tiny"])
-    traces = {tuple(rollout.prompt_ids): rollout for rollout in traces_of(args, model, tokenizer)}
-    size, score = args.group_size, prefix_rl.score_joined
-
-    def with_traces(rollouts, *others):
-        """The last response of every group gives way to the trace of its question."""
-        for i in range(size - 1, len(rollouts), size):
-            trace, heat = traces[tuple(rollouts[i].prompt_ids)], rollouts[i].temperature
-            rollouts[i] = Rollout(trace.prompt_ids, trace.completion_ids, trace.logps, True, temperature=heat)
-        score(rollouts, *others)
-
-    prefix_rl.score_joined = with_traces
-    weights = [
-        "--importance-cap",
-        str(CAP),
-        "--max-logp-gap",
-        "1e9",
-    ]  # the gap between model and traces is meant
-    return prefix_rl.main([*given, "--arm", "plain", "--compare", *weights])
+    prefix_rl.main([*given, "--arm", "plain", "--compare", *more])
 
 
 if __name__ == "__main__":
