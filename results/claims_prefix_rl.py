@@ -10,9 +10,9 @@ collection. Accuracies are without an opening unless said otherwise.
 
 import json
 import re
-import statistics
 import sys
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 from analysis import (
@@ -158,14 +158,14 @@ def by_fraction(model, questions):
         before = [opening for opening in openings for _ in range(SAMPLES)]
         golds = [q["answer"] for q in questions for _ in range(SAMPLES)]
         score_joined(rollouts, before, golds, model.tokenizer, verify, None)
-        table[str(fraction)] = [statistics.fmean(r.reward for r in group) for group in groups]
+        table[str(fraction)] = [mean(r.reward for r in group) for group in groups]
         if not fraction:
             surprise = [-logp for r in rollouts for logp in r.logps]
     return {
         "by_fraction": table,
         "families": [q["family"] for q in questions],
         "trained": [q["trained"] for q in questions],
-        "entropy": statistics.fmean(surprise),
+        "entropy": mean(surprise),
     }
 
 
@@ -185,8 +185,8 @@ def elsewhere(model, questions):
     groups = model.groups([p["prompt_ids"] for p in others], golds, samples, "elsewhere")
     rollouts = [r for group in groups for r in group]
     return {
-        "success": statistics.fmean(r.reward for r in rollouts),
-        "entropy": statistics.fmean(-logp for r in rollouts for logp in r.logps),
+        "success": mean(r.reward for r in rollouts),
+        "entropy": mean(-logp for r in rollouts for logp in r.logps),
     }
 
 
@@ -222,10 +222,10 @@ def gradients(model, items, settings, purpose, traces=None):
         found.append(
             torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.model.parameters()))])
         )
-    mean = torch.stack(found).mean(0)
-    noise = torch.stack([(g - mean).square().sum() for g in found]).sum() / (BATCHES - 1)
+    middle = torch.stack(found).mean(0)
+    noise = torch.stack([(g - middle).square().sum() for g in found]).sum() / (BATCHES - 1)
     return {
-        "signal": max(0.0, (mean.square().sum() - noise / BATCHES).item()) ** 0.5,
+        "signal": max(0.0, (middle.square().sum() - noise / BATCHES).item()) ** 0.5,
         "noise": noise.item() ** 0.5,
     }
 
@@ -287,99 +287,73 @@ def trained_on(some, yes=True):
     ]
 
 
-def statements(logs):
-    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
-    measured = {arm: logs.measured(arm) for arm in logs.arms}
-    found = {arm: trained_on(some) for arm, some in measured.items()}
-    metrics = {arm: logs.rows(arm) for arm in logs.arms}
-    start, taught = (trained_on(logs.measured(*what)) for what in (("mixture", "start"), ("sft", "taught")))
-    mean = statistics.fmean
+class Measured:
+    """What the statements are about, of all runs, on the questions that are trained on. logs: packed.Logs."""
 
-    def unsolved(some, families=None):
+    def __init__(self, logs):
+        self.raw = {arm: logs.measured(arm) for arm in logs.arms}
+        self.found = {arm: trained_on(some) for arm, some in self.raw.items()}
+        self.rows = {arm: logs.rows(arm) for arm in logs.arms}
+        self.start = trained_on(logs.measured("mixture", "start"))
+        self.taught = trained_on(logs.measured("sft", "taught"))
+        self.begin, self.end = unsolved(self.start), {arm: unsolved(self.found[arm]) for arm in logs.arms}
+
+    def ahead(self, arm, other):
+        """Points on the unsolved questions between two arms at the end, and the interval."""
+        return student(leads(self.end[arm], self.end[other]))
+
+    def tests(self, arm, row=-1):
+        """The score on tiny/test.jsonl of each run, at the end."""
+        return [next(v for n, v in rows[row].items() if TEST.fullmatch(n)) for rows in self.rows[arm]]
+
+    def curves(self, arm):
+        """Of each run, operations and success on the unsolved questions at every evaluation."""
+        name = re.compile(r"eval/unsolved/avg@\d+")
         return [
-            [
-                p
-                for p, family in zip(one["by_fraction"]["0"], one["families"])
-                if not families or family in families
-            ]
-            for one in some
+            [(row["flops"], row[n]) for row in rows for n in row if name.fullmatch(n)]
+            for rows in self.rows[arm]
         ]
 
-    end = {arm: unsolved(found[arm]) for arm in logs.arms}
-    begin = unsolved(start)
-    tests_before = [next(v for n, v in rows[0].items() if TEST.fullmatch(n)) for rows in metrics["mixture"]]
-    gains = {arm: student(leads(end[arm], begin)) for arm in logs.arms}
+    def by_opening(self, some):
+        """Success behind openings of FRACTIONS, a mean over questions and runs each."""
+        return [mean(mean(one["by_fraction"][str(f)]) for one in some) for f in FRACTIONS]
+
+
+def unsolved(some, family=None):
+    """Success on each unsolved question without an opening, of one family or of all."""
+    return [
+        [p for p, kind in zip(one["by_fraction"]["0"], one["families"]) if family in (None, kind)]
+        for one in some
+    ]
+
+
+def level(some):
+    return 100 * mean(map(mean, some))
+
+
+def statements(logs):
+    """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
+    measured = Measured(logs)
+    for part in (headline, stall_and_signal, transfer, mechanism, cost):
+        yield from part(measured)
+
+
+def headline(m):
+    """Against plain RL and supervised training; S3 and S4."""
     for arm, what in {"plain": "plain RL", "sft": "supervised training and RL"}.items():
         yield above(
             f"PrefixRL above {what}: as many operations, collection charged, unsolved questions, points",
-            leads(end["mixture"], end[arm]),
+            leads(m.end["mixture"], m.end[arm]),
         )
-
-    def level(some):
-        return 100 * mean(map(mean, some))
-
-    def half(arm):
-        return level(end[arm]) < level(end["mixture"]) / 2
-
-    name = "prefix/zero_std_without"
-    silent, early = (
-        mean(mean(row[name] for row in rows[:last] if name in row) for rows in metrics["plain"])
-        for last in (None, 21)
-    )
-    yield (
-        "S1 plain RL stalls",
-        "95 % of its groups of zero variance over the run, and less than half of PrefixRL's success at the "
-        "end, "
-        "also with 64 responses",
-        f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(begin):.1f} before, at "
-        "the end plain "
-        f"{level(end['plain']):.1f}, with 64 "
-        f"{level(end['plain-64']):.1f}, PrefixRL {level(end['mixture']):.1f}",
-        verdict(silent > 0.95 and half("plain") and half("plain-64")),
-    )
-    yield (
-        "plain RL with an entropy bonus of .003",
-        "",
-        f"minus plain RL {points(student(leads(end['entropy'], end['plain'])))}; PrefixRL minus it "
-        f"{points(student(leads(end['mixture'], end['entropy'])))}",
-        "reported",
-    )
-    curve = [mean(mean(one["by_fraction"][str(f)]) for one in start) for f in FRACTIONS]
-    jumps = []
-    for one in start:
-        for rates in zip(*(one["by_fraction"][str(f)] for f in FRACTIONS)):
-            if max(rates) > rates[0]:
-                jumps.append(max(b - a for a, b in zip(rates, rates[1:])) / (max(rates) - rates[0]))
-    yield (
-        "S2 openings",
-        "success of the starting model rises with the opening; half of a question's rise or more in one jump",
-        " ".join(f"{rate:.3f}" for rate in curve) + f" at 0 to .8; one jump: {mean(jumps):.2f} of the rise",
-        verdict(all(a < b for a, b in zip(curve, curve[1:])) and mean(jumps) >= 0.5),
-    )
-    gaps = {
-        arm: student(leads(end["mixture"], end[arm]))
-        for arm in ("plain", "sft", "weighted", "prefix-only")
-    }
+    gaps = {arm: m.ahead("mixture", arm) for arm in ("plain", "sft", "weighted", "prefix-only")}
     yield (
         "S3 PrefixRL against the others, points",
         "above plain RL, and above supervised training and RL, at equal operations, collection charged",
         ", ".join(f"{arm} {points(gap)}" for arm, gap in gaps.items()),
         verdict(gaps["plain"][1] > 0 and gaps["sft"][1] > 0),
     )
-    curves = {
-        arm: [
-            [
-                (row["flops"], row[n])
-                for row in rows
-                for n in row
-                if n.startswith("eval/unsolved/avg@") and "stderr" not in n
-            ]
-            for rows in metrics[arm]
-        ]
-        for arm in ("mixture", "sft", "plain")
-    }
     ratios = []
-    for ours, theirs in zip(curves["mixture"], curves["sft"], strict=True):
+    for ours, theirs in zip(m.curves("mixture"), m.curves("sft"), strict=True):
         best = max(score for _, score in theirs)
         reached = next((spent for spent, score in ours if score >= best), None)
         ratios.append(min(spent for spent, score in theirs if score == best) / reached if reached else 0.0)
@@ -390,14 +364,14 @@ def statements(logs):
         verdict(sorted(ratios)[len(ratios) // 2] > 1),
     )
     half_way = []
-    for ours, theirs in zip(curves["mixture"], curves["plain"], strict=True):
-        if theirs[-1][1] / 2 <= max(ours[0][1], theirs[0][1]):
-            continue  # plain RL has not got anywhere
-        spent = [
-            next((cost - line[0][0] for cost, score in line if score >= theirs[-1][1] / 2), float("inf"))
-            for line in (theirs, ours)
-        ]
-        half_way.append(spent[0] / spent[1])
+    for ours, theirs in zip(m.curves("mixture"), m.curves("plain"), strict=True):
+        half = theirs[-1][1] / 2
+        if half > max(ours[0][1], theirs[0][1]):  # plain RL has got somewhere
+            spent = [
+                next((cost - line[0][0] for cost, score in line if score >= half), float("inf"))
+                for line in (theirs, ours)
+            ]
+            half_way.append(spent[0] / spent[1])
     yield (
         "collection left out: operations to reach half of what plain RL ends at, plain RL's over PrefixRL's",
         "",
@@ -405,35 +379,40 @@ def statements(logs):
         "reported",
     )
     yield (
-        "S5 back-generalization",
-        "trained on openings alone, success without them rises, interval above 0",
-        f"{points(gains['prefix-only'])} points",
-        verdict(gains["prefix-only"][1] > 0),
+        "plain RL with an entropy bonus of .003",
+        "",
+        f"minus plain RL {points(m.ahead('entropy', 'plain'))}; PrefixRL minus it "
+        f"{points(m.ahead('mixture', 'entropy'))}",
+        "reported",
     )
-    def gain_of(family, arm):
-        """Of the seeds that have such a question among their unsolved ones."""
-        pairs = zip(unsolved(found[arm], [family]), unsolved(start, [family]), strict=True)
-        return student(leads(*zip(*(pair for pair in pairs if pair[0]))))
 
-    kinds = {
-        family: {arm: gain_of(family, arm) for arm in ("prefix-only", "mixture")}
-        for family in ("hard", "relay")
-    }
 
-    def part(family, arm):
-        return kinds[family][arm][0]
-
+def stall_and_signal(m):
+    """S1, S2, S7 to S9."""
+    name = "prefix/zero_std_without"
+    silent, early = (
+        mean(mean(row[name] for row in rows[:last] if name in row) for rows in m.rows["plain"])
+        for last in (None, 21)
+    )
+    ends = {arm: level(m.end[arm]) for arm in ("plain", "plain-64", "mixture")}
     yield (
-        "S6 negative control: family relay, whose early name never comes late",
-        "openings alone bring less there than on family hard; the mixture more",
-        "; ".join(
-            f"{family}: openings {points(kind['prefix-only'])}, mixture {points(kind['mixture'])}"
-            for family, kind in kinds.items()
-        ),
-        verdict(
-            part("relay", "prefix-only") < part("hard", "prefix-only")
-            and part("relay", "mixture") > part("relay", "prefix-only")
-        ),
+        "S1 plain RL stalls",
+        "95 % of its groups of zero variance over the run, and less than half of PrefixRL's success at the "
+        "end, also with 64 responses",
+        f"silent {silent:.3f}, in the first 20 steps {early:.3f}; success {level(m.begin):.1f} before, at "
+        "the end plain {plain:.1f}, with 64 {plain-64:.1f}, PrefixRL {mixture:.1f}".format(**ends),
+        verdict(silent > 0.95 and max(ends["plain"], ends["plain-64"]) < ends["mixture"] / 2),
+    )
+    curve, jumps = m.by_opening(m.start), []
+    for one in m.start:
+        for rates in zip(*(one["by_fraction"][str(f)] for f in FRACTIONS)):
+            if max(rates) > rates[0]:
+                jumps.append(max(b - a for a, b in zip(rates, rates[1:])) / (max(rates) - rates[0]))
+    yield (
+        "S2 openings",
+        "success of the starting model rises with the opening; half of a question's rise or more in one jump",
+        " ".join(f"{rate:.3f}" for rate in curve) + f" at 0 to .8; one jump: {mean(jumps):.2f} of the rise",
+        verdict(all(a < b for a, b in zip(curve, curve[1:])) and mean(jumps) >= 0.5),
     )
     yield (
         "S7 the loss ends at the seam",
@@ -441,19 +420,16 @@ def statements(logs):
         "a unit test (tests/test_prefix_rl.py)",
         "held",
     )
-    entropies = {
-        "starting model": mean(one["entropy"] for one in start),
-        "after supervised training": mean(one["entropy"] for one in taught),
-    }
+    entropies = [mean(one["entropy"] for one in some) for some in (m.start, m.taught)]
     yield (
         "S8 entropy",
         "supervised training lowers it, before any RL",
-        ", ".join(f"{what} {value:.3f}" for what, value in entropies.items()) + " nats a token",
-        verdict(entropies["after supervised training"] < entropies["starting model"]),
+        "starting model {:.3f}, after supervised training {:.3f} nats a token".format(*entropies),
+        verdict(entropies[1] < entropies[0]),
     )
     force = {
-        arm: {what: mean(one["gradients"][arm][what] for one in start) for what in ("signal", "noise")}
-        for arm in start[0]["gradients"]
+        arm: {what: mean(one["gradients"][arm][what] for one in m.start) for what in ("signal", "noise")}
+        for arm in m.start[0]["gradients"]
     }
     ratio = {arm: f["signal"] / max(f["noise"], 1e-12) for arm, f in force.items()}
     yield (
@@ -465,44 +441,99 @@ def statements(logs):
         ),
         verdict(ratio["mixture"] > ratio["plain"] and force["mixture"]["noise"] < force["weighted"]["noise"]),
     )
+
+
+def transfer(m):
+    """S5, S6, S10 to S12, and success behind openings after training."""
+    gain = student(leads(m.end["prefix-only"], m.begin))
     yield (
-        "S10 openings of another model",
-        "they work, perhaps less well",
-        "there is one tiny model",
-        "not tested",
+        "S5 back-generalization",
+        "trained on openings alone, success without them rises, interval above 0",
+        f"{points(gain)} points",
+        verdict(gain[1] > 0),
+    )
+
+    def gain_of(family, arm):
+        """Of the seeds that have such a question among their unsolved ones."""
+        pairs = zip(unsolved(m.found[arm], family), unsolved(m.start, family), strict=True)
+        return student(leads(*zip(*(pair for pair in pairs if pair[0]))))
+
+    arms = {"prefix-only": "openings", "mixture": "mixture"}
+    gains = {(family, arm): gain_of(family, arm) for family in ("hard", "relay") for arm in arms}
+    yield (
+        "S6 negative control: family relay, whose early name never comes late",
+        "openings alone bring less there than on family hard; the mixture more",
+        "; ".join(
+            f"{family}: " + ", ".join(f"{what} {points(gains[family, arm])}" for arm, what in arms.items())
+            for family in ("hard", "relay")
+        ),
+        verdict(
+            gains["relay", "prefix-only"][0] < gains["hard", "prefix-only"][0]
+            and gains["relay", "mixture"][0] > gains["relay", "prefix-only"][0]
+        ),
+    )
+    for what, needed, why in (
+        ("S10 openings of another model", "they work, perhaps less well", "there is one tiny model"),
+        ("S11 another strategy than the opening's", "can take over",
+         "these problems have one way to the answer"),
+        ("S12 relatedness", "an unrelated context does not help",
+         "the tiny model cannot read a second problem in its context"),
+    ):  # fmt: skip
+        yield what, needed, why, "not tested"
+    behind = {"PrefixRL": "mixture", "plain RL": "plain", "openings of .4 to .8 alone": "prefix-only"}
+    behind |= {f"openings of .{n} to .{n + 2} alone": f"band-.{n}" for n in (2, 4, 6)}
+    for what, some in {
+        "no training": m.start,
+        **{what: m.found[arm] for what, arm in behind.items()},
+    }.items():
+        text = " ".join(f"{100 * rate:.1f}" for rate in m.by_opening(some))
+        yield f"success by opening, 0 to .8, after {what}", "", text, "reported"
+
+
+def mechanism(m):
+    """Why: which traces are sound, what true ones bring, how plain RL gets past its stall. All reported."""
+    arms = ("mixture", "prefix-only", "plain", "sft")
+
+    def split(arm, wanted):
+        """Success at the end on questions whose trace reads every name rightly, or does not."""
+        both = [
+            [p for p, good in zip(one, s["sound"], strict=True) if good == wanted]
+            for one, s in zip(m.end[arm], m.start)
+        ]
+        return 100 * mean(map(mean, filter(None, both)))
+
+    yield (
+        "traces that are right by accident",
+        "",
+        f"{mean(1 - mean(one['sound']) for one in m.start):.2f} read a name wrongly; at the end, behind "
+        "sound traces and behind the others: "
+        + ", ".join(f"{arm} {split(arm, True):.1f} and {split(arm, False):.1f}" for arm in arms),
+        "reported",
     )
     yield (
-        "S11 another strategy than the opening's",
-        "can take over",
-        "these problems have one way to the answer",
-        "not tested",
+        "openings of true solutions in place of traces, as many operations, points",
+        "",
+        f"{level(m.end['true']):.1f}; minus PrefixRL {points(m.ahead('true', 'mixture'))}, "
+        f"minus plain RL {points(m.ahead('true', 'plain'))}",
+        "reported",
     )
-    yield (
-        "S12 relatedness",
-        "an unrelated context does not help",
-        "the tiny model cannot read a second problem in its context",
-        "not tested",
-    )
-    tests = {
-        arm: [next(v for n, v in rows[-1].items() if TEST.fullmatch(n)) for rows in metrics[arm]]
-        for arm in ("mixture", "prefix-only", "plain", "sft")
-    }
-    for arm, tested in tests.items():
+    for arm in arms:
         families = ", ".join(
-            f"{family} {100 * mean(mean(q) for q in unsolved(found[arm], [family]) if q):.1f}"
+            f"{family} {100 * mean(mean(q) for q in unsolved(m.found[arm], family) if q):.1f}"
             for family in ("hard", "relay", "trap")
         )
-        learned = mean(mean(p > 0.5 for p in one) for one in end[arm])
+        learned = mean(mean(p > 0.5 for p in one) for one in m.end[arm])
         yield (
             f"{arm} at the end",
             "",
             f"unsolved questions by family {families}; {100 * learned:.1f} % of them right more often than "
-            f"not; held-out (test) {100 * mean(tested):.1f}",
+            f"not; held-out (test) {100 * mean(m.tests(arm)):.1f}",
             "reported",
         )
+    others = {"the start": m.tests("mixture", 0)} | {arm: m.tests(arm) for arm in ("plain", "sft")}
     ahead = {
-        what: points(student([a - b for a, b in zip(tests["mixture"], some)]))
-        for what, some in ({"the start": tests_before} | tests).items()
+        what: points(student([a - b for a, b in zip(m.tests("mixture"), some)]))
+        for what, some in others.items()
     }
     yield (
         "held-out (test) at the end, points",
@@ -510,30 +541,8 @@ def statements(logs):
         "PrefixRL minus the start {the start}, plain {plain}, sft {sft}".format(**ahead),
         "reported",
     )
-    def split(arm, wanted):
-        """Success at the end on questions whose trace reads every name rightly, or does not."""
-        both = [[p for p, good in zip(one, s["sound"], strict=True) if good == wanted]
-                for one, s in zip(end[arm], start)]  # fmt: skip
-        return 100 * mean(map(mean, filter(None, both)))
-
-    yield (
-        "traces that are right by accident",
-        "",
-        f"{mean(1 - mean(one['sound']) for one in start):.2f} read a name wrongly; at the end, behind sound "
-        "traces and behind the others: "
-        + ", ".join(f"{arm} {split(arm, True):.1f} and {split(arm, False):.1f}" for arm in tests),
-        "reported",
-    )
-    yield (
-        "openings of true solutions in place of traces, as many operations, points",
-        "",
-        f"{level(end['true']):.1f}; minus PrefixRL {points(student(leads(end['true'], end['mixture'])))}, "
-        f"minus plain RL {points(student(leads(end['true'], end['plain'])))}",
-        "reported",
-    )
     spare = {
-        arm: [p for one in trained_on(measured[arm], yes=False) for p in one["by_fraction"]["0"]]
-        for arm in ("mixture", "prefix-only", "plain", "sft")
+        arm: [p for one in trained_on(m.raw[arm], yes=False) for p in one["by_fraction"]["0"]] for arm in arms
     }
     yield (
         "unsolved questions that the search found besides, not trained on",
@@ -542,21 +551,8 @@ def statements(logs):
         + f" % at the end; {len(spare['plain'])} questions of all seeds",
         "reported",
     )
-    trained_behind = {"mixture": "PrefixRL", "plain": "plain RL", "prefix-only": "openings of .4 to .8 alone"}
-    trained_behind |= {f"band-.{n}": f"openings of .{n} to .{n + 2} alone" for n in (2, 4, 6)}
-    for arm, what in trained_behind.items():
-        text = " ".join(
-            f"{100 * mean(mean(one['by_fraction'][str(f)]) for one in found[arm]):.1f}" for f in FRACTIONS
-        )
-        yield f"success by opening, 0 to .8, after {what}", "", text, "reported"
-    yield (
-        "success by opening, 0 to .8, of the starting model",
-        "",
-        " ".join(f"{100 * rate:.1f}" for rate in curve),
-        "reported",
-    )
     drawn = [
-        mean(sum(row["reward"] for row in rows[1 : last + 1]) for rows in metrics["plain"])
+        mean(sum(row["reward"] for row in rows[1 : last + 1]) for rows in m.rows["plain"])
         for last in (20, 40, 60, 80, 100)
     ]
     size = 16 * 8  # responses a step
@@ -567,28 +563,33 @@ def statements(logs):
         "reported",
     )
     for arm in ("plain-early", "mixture-early"):
-        before, after = ([one[when] for one in found[arm]] for when in ("elsewhere_before", "elsewhere"))
-        kinds = "success", "entropy"
-        moves = {what: student([b[what] - a[what] for a, b in zip(before, after)]) for what in kinds}
-        success, entropy = ([mean(one[what] for one in some) for some in (before, after)] for what in moves)
+        pairs = {
+            what: [[one[when][what] for one in m.found[arm]] for when in ("elsewhere_before", "elsewhere")]
+            for what in ("success", "entropy")
+        }
+        moved = {what: student([b - a for a, b in zip(*pair, strict=True)]) for what, pair in pairs.items()}
         yield (
             f"{arm}: after 80 steps, hard and relay questions that share no name with the trained ones",
             "",
-            f"success {100 * success[0]:.2f} to {100 * success[1]:.2f} %, {points(moves['success'])} points; "
-            f"entropy {entropy[0]:.3f} to {entropy[1]:.3f} nats a token, "
-            "{:+.3f} [{:+.3f}, {:+.3f}]; ".format(*moves["entropy"])
-            + f"the trained ones are at {level(end[arm]):.1f} %",
+            "success {:.2f} to {:.2f} %, ".format(*(100 * mean(some) for some in pairs["success"]))
+            + f"{points(moved['success'])} points; "
+            + "entropy {:.3f} to {:.3f} nats a token, ".format(*map(mean, pairs["entropy"]))
+            + "{:+.3f} [{:+.3f}, {:+.3f}]; ".format(*moved["entropy"])
+            + f"the trained ones are at {level(m.end[arm]):.1f} %",
             "reported",
         )
-    counts = {what: mean(one["collected"][what] for one in start) for what in start[0]["collected"]}
-    cost = mean(rows[0]["flops"] / rows[-1]["flops"] for rows in metrics["mixture"])
-    leak = mean(rows[0]["prefix/has_answer"] for rows in metrics["mixture"])
+
+
+def cost(m):
+    counts = {what: mean(one["collected"][what] for one in m.start) for what in m.start[0]["collected"]}
+    spent = mean(rows[0]["flops"] / rows[-1]["flops"] for rows in m.rows["mixture"])
+    leak = mean(rows[0]["prefix/has_answer"] for rows in m.rows["mixture"])
     yield (
         "cost and leaks",
         "",
         "{traces:.0f} traces of {unsolved:.0f} unsolved among {questions:.0f} questions in {attempts:.0f} "
         "attempts, {in_vain:.2f} of their tokens for questions that got none; ".format(**counts)
-        + f"collection {cost:.2f} of all operations; {leak:.3f} of the openings hold the answer",
+        + f"collection {spent:.2f} of all operations; {leak:.3f} of the openings hold the answer",
         "reported",
     )
 
