@@ -20,6 +20,7 @@ from analysis import (
     Analyst,
     above,
     bands,
+    final,
     last_checkpoint,
     leads,
     points,
@@ -77,7 +78,6 @@ PANELS = {
     "reward": "training reward",
 }
 AGAINST = ("flops", "floating point operations")  # the figure's x-axis
-TEST = re.compile(r"eval/test/avg@\d+")
 FRACTIONS = (0, 0.2, 0.4, 0.6, 0.8)
 SAMPLES, BATCHES = 32, 16  # of each question and opening; of the gradient
 ELSEWHERE = 200, 16  # questions that share no name with those that are trained on, and samples of each
@@ -304,7 +304,7 @@ class Measured:
 
     def tests(self, arm, row=-1):
         """The score on tiny/test.jsonl of each run, at the end."""
-        return [next(v for n, v in rows[row].items() if TEST.fullmatch(n)) for rows in self.rows[arm]]
+        return final(self.rows[arm], "test", row)
 
     def curves(self, arm):
         """Of each run, operations and success on the unsolved questions at every evaluation."""
