@@ -111,11 +111,15 @@ def leads(ones, others):
     return [statistics.fmean(a) - statistics.fmean(b) for a, b in zip(ones, others)]
 
 
+def final(runs, held_out, row=-1):
+    """The score of each run on tiny/HELD_OUT.jsonl in its last row, or another."""
+    name = re.compile(rf"eval/{held_out}/avg@\d+")
+    return [next(v for n, v in rows[row].items() if name.fullmatch(n)) for rows in runs]
+
+
 def longer(logs, arms, one, other):
     """A row of a table: the scores of arms on tiny/harder.jsonl at the end, and what one is above another."""
-    name, ends = re.compile(r"eval/harder/avg@\d+"), {}
-    for arm in arms:
-        ends[arm] = [next(v for n, v in rows[-1].items() if name.fullmatch(n)) for rows in logs.rows(arm)]
+    ends = {arm: final(logs.rows(arm), "harder") for arm in arms}
     text = ", ".join(f"{arm} {100 * statistics.fmean(values):.1f}" for arm, values in ends.items())
     lead = points(student([a - b for a, b in zip(ends[one], ends[other])]))
     return "longer problems (harder) at the end", "", f"{text}; {one} minus {other} {lead}", "reported"

@@ -36,7 +36,7 @@ from plumbing.data import Shuffled
 
 HOT = 1.5
 SWEPT = LONG = ["--compare", "--steps", "150"]  # twice what the script makes by default
-QUIET = [*LONG, "--eval-every", "150"]  # arms without a curve in figure or rows
+QUIET = [*LONG, "--eval-every", "150", "--eval-samples", "1"]  # arms without a curve in figure or rows
 ARMS = {
     "erpo": LONG,
     "dapo": [*LONG, "--arm", "dapo"],

@@ -1,22 +1,20 @@
 """PrefixRL with the figures that only an analysis needs.
 
-    python results/prefix_rl_variants.py --flops-before 1e12    operations spent before, counted as well;
-                                         --tokens-before 1e6     and tokens
+    python results/prefix_rl_variants.py --out FOLDER    other flags go to prefix_rl.py
 
-Other flags go to prefix_rl.py. Logs the share of prefixes that hold a boxed answer, and zero-variance groups
-with and without a prefix.
+Logs the share of prefixes that hold a boxed answer, and zero-variance groups with and without a prefix.
 """
 
 import sys
+from pathlib import Path
 
-import variants
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-import prefix_rl
-from plumbing.verifier import last_boxed
+import prefix_rl  # noqa: E402
+from plumbing.verifier import last_boxed  # noqa: E402
 
-GIVEN = variants.Given()
-SETTINGS = {"flops_before": (0.0, 0.0, "operations spent on the model before"),
-            "tokens_before": (0, 0, "tokens drawn for it before")}
+BEFORE = {"flops": 0.0, "num_tokens": 0}  # operations spent on the model before it comes here, and tokens
 ITEMS, PREFIXES = [], []  # what is trained on; the prefix of each response of this step
 
 
@@ -26,8 +24,7 @@ class Counting(prefix_rl.Run):
     def steps(self, flops, num_tokens):
         prefixes = [item["prefix"] for item in ITEMS if item["prefix"]]
         leaks = sum(bool(last_boxed(self.tokenizer.decode(prefix))) for prefix in prefixes)
-        spent = {"flops": GIVEN.args.flops_before + flops}
-        spent["num_tokens"] = GIVEN.args.tokens_before + num_tokens
+        spent = {"flops": BEFORE["flops"] + flops, "num_tokens": BEFORE["num_tokens"] + num_tokens}
         return super().steps(**spent, **{"prefix/has_answer": leaks / max(1, len(prefixes))})
 
     def shared_metrics(self, rewards, *others):
@@ -59,7 +56,6 @@ TRAINING_SET, SCORE_JOINED = prefix_rl.training_set, prefix_rl.score_joined
 def install():
     """Put the overrides in the place of prefix_rl's own."""
     prefix_rl.Run, prefix_rl.training_set, prefix_rl.score_joined = Counting, training_set, score_joined
-    variants.extend(prefix_rl, SETTINGS, GIVEN)
 
 
 if __name__ == "__main__":

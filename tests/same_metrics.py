@@ -39,7 +39,7 @@ RUNS = {
     "failure_prefix refreshed": ("failure_prefix.py", [*BANK, "--refresh-every", "2", "--refresh-samples", "16"], "failure_prefix.py", None),
     "failure_prefix scored": ("results/failure_prefix_scored.py", BANK[1:], "results/failure_prefix_scored.py", None),
     "prefix_rl plain": ("prefix_rl.py", [*TRACES, "--arm", "plain"], "results/prefix_rl_variants.py", None),
-    "prefix_rl prefix-only": ("prefix_rl.py", [*TRACES, "--arm", "prefix-only", "--flops-before", "1e6"], "results/prefix_rl_variants.py", None),
+    "prefix_rl prefix-only": ("prefix_rl.py", [*TRACES, "--arm", "prefix-only"], "results/prefix_rl_variants.py", None),
     "prefix_rl sft": ("results/prefix_rl_baselines.py", ["sft", *TRACES[1:]], "results/prefix_rl_baselines.py", None),
     "prefix_rl weighted": ("results/prefix_rl_baselines.py", ["weighted", *TRACES[1:]], "results/prefix_rl_baselines.py", None),
     "erpo": ("erpo.py", ERPO, "results/erpo_variants.py", None),

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 import prefix_rl
-from common import Rollout, verify
+from common import Rollout, load_model, verify
 from conftest import ROOT, Scripted, rows_of, stopped
 from prefix_rl import find_trace, flops, reinforce_loss, score_joined, training_set
 
@@ -192,6 +194,22 @@ def test_arms_from_the_same_traces(whole_run, few, tmp_path, arm):
     traces = [json.loads(line) for line in (whole_run / "traces.jsonl").read_text().splitlines()]
     bought = sum(line["tokens"] for line in traces) if arm != "plain" else 0
     assert first["num_tokens"] == sum(line["screen_tokens"] for line in traces) + bought  # all have looked for the questions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sft", "weighted"])
+def test_the_papers_rivals_run_and_pay_for_their_traces(kind, whole_run, few, tmp_path):
+    """As results/run.py starts them; supervised training costs more than the collection, weights on the traces do not."""
+    traces, out = whole_run / "traces.jsonl", tmp_path / "run"
+    small = [*SMALL, *few[:-1], "--steps", "1", "--traces", str(traces), "--out", str(out)]
+    subprocess.run([sys.executable, str(ROOT / "results/prefix_rl_baselines.py"), kind, *small], check=True)
+    lines = [json.loads(line) for line in traces.read_text().splitlines()]
+    tokens, screened = (sum(line[name] for line in lines) for name in ("tokens", "screen_tokens"))
+    weights = sum(p.numel() for p in load_model(str(ROOT / "tiny/model"))[0].parameters())
+    first, step = rows_of(out)
+    assert first["flops"] > 2 * weights * tokens if kind == "sft" else first["flops"] == 2 * weights * tokens
+    assert first["num_tokens"] == screened + tokens < step["num_tokens"]
+    assert (tmp_path / "run-taught/config.json").exists() == (kind == "sft")
 
 
 def test_traces_of_another_model_and_the_end_of_the_budget(whole_run, few, tmp_path):

@@ -11,14 +11,15 @@ import pytest
 import torch
 
 import pos_neg_pairing
-from common import Rollout
+from common import Rollout, verify
 from conftest import ROOT, rows_of
 from plumbing import InputError
 
 sys.path.insert(0, str(ROOT / "results"))
-erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, pool_combined, claims_pool = map(
-    importlib.import_module,
-    ("erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants", "pool_variants", "pool_combined", "claims_pool"))
+(erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, pool_combined, claims_pool,
+ claims_prefix_rl) = map(importlib.import_module, (
+     "erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants", "pool_variants", "pool_combined",
+     "claims_pool", "claims_prefix_rl"))
 BOTH = torch.tensor([1, -1])
 
 
@@ -284,6 +285,42 @@ def test_an_arm_of_the_pool_runs_two_small_steps(tmp_path, few_test, arm):
     assert bool(rows[0].get("num_tokens")) == bool(rows[0].get("time/search")) == (arm != "erpo")
     for name in ("analysis", "start") if measure else ():
         assert 0 < json.loads((tmp_path / f"run/{name}.json").read_text())["entropy"] < 3
+
+
+def test_true_solutions_and_traces_that_are_right_by_accident(tmp_path, tiny):
+    """Of eight recorded answers one is a box without a reading: right, and not sound. All get solutions that are right by the verifier."""
+    assert claims_prefix_rl.true_solution("((7+n9)-2)+n9", {"n9": 4}) == "n9=4; 7+4=11; 11-2=9; n9=4; 9+4=13; \\boxed{13}"
+    problems = [json.loads(line) for line in (ROOT / "tiny/train.jsonl").read_text().splitlines()]
+    worths = {name: fact["worth"] for name, fact in json.loads((ROOT / "tiny/names.json").read_text()).items()}
+    some = [i for i, p in enumerate(problems) if p["family"] in ("hard", "relay")][:8]
+    ids = [tiny[1](claims_prefix_rl.true_solution(problems[i]["problem"], worths) + tiny[1].eos_token).input_ids for i in some]
+    accident = tiny[1](f"\\boxed{{{problems[some[0]]['answer']}}}" + tiny[1].eos_token).input_ids
+    lines = [{"id": i, "trace": trace} for i, trace in zip(some, [accident, *ids[1:]])] + [{"id": 0}]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    sound = claims_prefix_rl.leave_true(SimpleNamespace(tokenizer=tiny[1]), tmp_path)
+    assert list(sound.items()) == [(i, i != some[0]) for i in some]
+    assert [json.loads(line).get("trace") for line in (tmp_path / "true.jsonl").read_text().splitlines()] == [*ids, None]
+    texts = [tiny[1].decode(trace, skip_special_tokens=True) for trace in ids]
+    assert verify(texts, [problems[i]["answer"] for i in some]) == [1.0] * 8
+
+
+def test_questions_found_besides_are_left_out():
+    one = {"by_fraction": {"0": [0.1, 0.2, 0.3]}, "families": ["hard", "trap", "relay"], "trained": [True, False, True], "entropy": 1}
+    (left,), (others,) = (claims_prefix_rl.trained_on([one], yes) for yes in (True, False))
+    assert left == one | {"by_fraction": {"0": [0.1, 0.3]}, "families": ["hard", "relay"]}
+    assert others["by_fraction"]["0"] == [0.2] and others["families"] == ["trap"]
+
+
+@pytest.mark.slow
+def test_the_first_arm_of_pairing_is_measured(tmp_path, few_test):
+    """The whole pool, which has no two chosen questions. By the commands that run.py gives."""
+    out, small = str(tmp_path / "pool/seed-0"), ["--steps", "1", "--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1"]
+    run = ["results/pos_neg_variants.py", "--compare", "--arm", "pool", *small, "--eval-sets", few_test, "--out", out]
+    for command in (run, ["results/claims_pos_neg_pairing.py", out, out]):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+    for name in ("analysis", "start"):
+        assert len(json.loads((tmp_path / f"pool/seed-0/{name}.json").read_text())["right"]) == 18
 
 
 @pytest.mark.slow
