@@ -10,11 +10,15 @@ number in its neighbourhood.
 
 import argparse
 import json
+import re
+import sys
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 
 import torch
 from analysis import (
+    ROOT,
     Analyst,
     above,
     bands,
@@ -27,6 +31,10 @@ from analysis import (
     verdict,
 )
 from failure_prefix_variants import behind_right
+
+sys.path.insert(0, str(ROOT / "tiny"))
+
+import make  # noqa: E402
 
 from common import group_advantages
 from failure_prefix import first_failure, prefix_of, training_items
@@ -65,6 +73,7 @@ BEHIND = ("failure", "plain", "scored")  # arms that are asked behind openings, 
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
 GROUP = 8  # samples of a training group
 AGAIN = 64  # samples of a question that is screened again
+LINE = re.compile(r"(no )?(?:(\d+)([-+*/])(\d+)|([A-Za-z]\d))=(\d+);")  # a sum or a name's reading; no: again
 
 
 def openings_of(base):
@@ -97,6 +106,7 @@ def held_out(model, openings):
         "families": [p.get("family") for p in problems],
         # a wrong line that was noticed is written again behind "no "
         "noticed": mean("no " in model.tokenizer.decode(r.completion_ids) for r in rollouts),
+        "again": proofreading(model, rollouts),
         "length": mean(len(r.completion_ids) for r in rollouts),
     }
     some = [p for p in problems if p["id"] in openings]
@@ -106,6 +116,40 @@ def held_out(model, openings):
     by_id = dict(zip((p["id"] for p in problems), result["plain"], strict=True))
     result["without"] = [by_id[p["id"]] for p in some]
     return result
+
+
+def proofread(text, worths):
+    """How a solution of the tiny model treats its own lines; those with ~, which has no truth, are left out.
+
+    -> Counter of (right, again) over lines: whether what a line says is true, and whether it is taken back
+    and written again later; and of "spoiled", right lines that are wrong then. worths: {name: number}.
+    """
+    said, count = {}, Counter()  # said: what stands at the left of a line -> whether its latest form is right
+    for no, a, sign, b, name, number in LINE.findall(text):
+        left = name or a + sign + b
+        truth = worths.get(name) if name else make.clip(make.SIGNS[sign].right(int(a), int(b)))
+        right = int(number) == truth
+        if no and left in said:
+            count[said[left], False] -= 1
+            count[said[left], True] += 1
+            count["spoiled"] += said[left] and not right
+        count[right, False] += 1
+        said[left] = right
+    return count
+
+
+def proofreading(model, rollouts):
+    """Of all right lines and of all wrong ones the share written again, and of right ones that spoiled."""
+    worths = {
+        name: fact["worth"] for name, fact in json.loads((ROOT / "tiny/names.json").read_text()).items()
+    }
+    count = sum((proofread(model.tokenizer.decode(r.completion_ids), worths) for r in rollouts), Counter())
+    right, wrong = (max(1, count[ok, True] + count[ok, False]) for ok in (True, False))
+    return {
+        "right": count[True, True] / right,
+        "wrong": count[False, True] / wrong,
+        "spoiled": count["spoiled"] / right,
+    }
 
 
 def signal(model, lines, arm):
@@ -422,6 +466,17 @@ def reported(m):
             "",
             ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items())
             + f"; in {100 * mean(one['noticed'] for one in m.held[arm]):.0f} % a line was written again",
+            "reported",
+        )
+    for arm in ("start", "failure", "plain", "medium"):
+        share = {
+            what: 100 * mean(one["again"][what] for one in m.held[arm]) for what in m.held[arm][0]["again"]
+        }
+        yield (
+            f"lines of held-out responses that are written again, {arm}",
+            "",
+            "{wrong:.1f} % of the wrong ones, {right:.1f} % of the right ones; {spoiled:.1f} % of the right "
+            "ones are wrong then".format(**share),
             "reported",
         )
     yield longer(m.logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
