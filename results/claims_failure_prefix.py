@@ -121,8 +121,9 @@ def held_out(model, openings):
 def proofread(text, worths):
     """How a solution of the tiny model treats its own lines; those with ~, which has no truth, are left out.
 
-    -> Counter of (right, again) over lines: whether what a line says is true, and whether it is taken back
-    and written again later; and of "spoiled", right lines that are wrong then. worths: {name: number}.
+    -> Counter of: "lines", those written first; of those "right" and "right at last", in their latest form;
+    "taken back", forms that are written again, and "rightly", of those the wrong ones; "wrong", wrong forms.
+    worths: {name: number}.
     """
     said, count = {}, Counter()  # said: what stands at the left of a line -> whether its latest form is right
     for no, a, sign, b, name, number in LINE.findall(text):
@@ -130,25 +131,29 @@ def proofread(text, worths):
         truth = worths.get(name) if name else make.clip(make.SIGNS[sign].right(int(a), int(b)))
         right = int(number) == truth
         if no and left in said:
-            count[said[left], False] -= 1
-            count[said[left], True] += 1
-            count["spoiled"] += said[left] and not right
-        count[right, False] += 1
+            count.update({"taken back": 1, "rightly": not said[left], "right at last": right - said[left]})
+        else:
+            count.update({"lines": 1, "right": right, "right at last": right})
+        count["wrong"] += not right
         said[left] = right
     return count
 
 
 def proofreading(model, rollouts):
-    """Of all right lines and of all wrong ones the share written again, and of right ones that spoiled."""
+    """Shares of lines that are right when first written and at last; of wrong forms, and of right ones, that
+    are taken back."""
     worths = {
         name: fact["worth"] for name, fact in json.loads((ROOT / "tiny/names.json").read_text()).items()
     }
-    count = sum((proofread(model.tokenizer.decode(r.completion_ids), worths) for r in rollouts), Counter())
-    right, wrong = (max(1, count[ok, True] + count[ok, False]) for ok in (True, False))
+    count = Counter()
+    for r in rollouts:
+        count.update(proofread(model.tokenizer.decode(r.completion_ids), worths))
+    forms = count["lines"] + count["taken back"]
     return {
-        "right": count[True, True] / right,
-        "wrong": count[False, True] / wrong,
-        "spoiled": count["spoiled"] / right,
+        "first": count["right"] / max(1, count["lines"]),
+        "last": count["right at last"] / max(1, count["lines"]),
+        "wrong": count["rightly"] / max(1, count["wrong"]),
+        "right": (count["taken back"] - count["rightly"]) / max(1, forms - count["wrong"]),
     }
 
 
@@ -473,10 +478,10 @@ def reported(m):
             what: 100 * mean(one["again"][what] for one in m.held[arm]) for what in m.held[arm][0]["again"]
         }
         yield (
-            f"lines of held-out responses that are written again, {arm}",
+            f"lines of held-out responses, {arm}",
             "",
-            "{wrong:.1f} % of the wrong ones, {right:.1f} % of the right ones; {spoiled:.1f} % of the right "
-            "ones are wrong then".format(**share),
+            "right when first written {first:.1f} %, at last {last:.1f}; written again {wrong:.1f} % of the "
+            "wrong ones and {right:.1f} of the right ones".format(**share),
             "reported",
         )
     yield longer(m.logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
