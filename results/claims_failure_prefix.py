@@ -106,7 +106,7 @@ def held_out(model, openings):
         "families": [p.get("family") for p in problems],
         # a wrong line that was noticed is written again behind "no "
         "noticed": mean("no " in model.tokenizer.decode(r.completion_ids) for r in rollouts),
-        "again": proofreading(model, rollouts),
+        "lines": proofreading(model, problems, groups),
         "length": mean(len(r.completion_ids) for r in rollouts),
     }
     some = [p for p in problems if p["id"] in openings]
@@ -139,21 +139,31 @@ def proofread(text, worths):
     return count
 
 
-def proofreading(model, rollouts):
-    """Shares of lines that are right when first written and at last; of wrong forms, and of right ones, that
-    are taken back."""
+def proofreading(model, problems, groups):
+    """Shares, in %: of lines that are right when first written and at last; of wrong forms, and of right
+    ones, that are taken back; of responses to problems without ~ that are wrong with a line that is wrong at
+    last, though all lines are right, and as they were cut off."""
     worths = {
         name: fact["worth"] for name, fact in json.loads((ROOT / "tiny/names.json").read_text()).items()
     }
-    count = Counter()
-    for r in rollouts:
-        count.update(proofread(model.tokenizer.decode(r.completion_ids), worths))
-    forms = count["lines"] + count["taken back"]
+    all_lines, ends = Counter(), Counter()
+    for problem, group in zip(problems, groups, strict=True):
+        sums = "~" not in model.tokenizer.decode(problem["prompt_ids"])
+        for r in group:
+            lines = proofread(model.tokenizer.decode(r.completion_ids), worths)
+            all_lines.update(lines)
+            if sums:
+                whole = lines["right at last"] == lines["lines"]
+                end = "right" if r.right else "cut" if not r.finished else "place" if whole else "line"
+                ends.update(["responses", end])
+    n, responses = all_lines, max(1, ends["responses"])
+    forms, wrong, rightly = n["lines"] + n["taken back"], n["wrong"], n["rightly"]
     return {
-        "first": count["right"] / max(1, count["lines"]),
-        "last": count["right at last"] / max(1, count["lines"]),
-        "wrong": count["rightly"] / max(1, count["wrong"]),
-        "right": (count["taken back"] - count["rightly"]) / max(1, forms - count["wrong"]),
+        "first": 100 * n["right"] / max(1, n["lines"]),
+        "last": 100 * n["right at last"] / max(1, n["lines"]),
+        "wrong": 100 * rightly / max(1, wrong),
+        "right": 100 * (n["taken back"] - rightly) / max(1, forms - wrong),
+        **{end: 100 * ends[end] / responses for end in ("line", "place", "cut")},
     }
 
 
@@ -474,14 +484,13 @@ def reported(m):
             "reported",
         )
     for arm in ("start", "failure", "plain", "medium"):
-        share = {
-            what: 100 * mean(one["again"][what] for one in m.held[arm]) for what in m.held[arm][0]["again"]
-        }
+        share = {what: mean(one["lines"][what] for one in m.held[arm]) for what in m.held[arm][0]["lines"]}
         yield (
             f"lines of held-out responses, {arm}",
             "",
-            "right when first written {first:.1f} %, at last {last:.1f}; written again {wrong:.1f} % of the "
-            "wrong ones and {right:.1f} of the right ones".format(**share),
+            "right when first written {first:.1f} %, at last {last:.1f}; taken back {wrong:.1f} % of the "
+            "wrong ones and {right:.1f} of the right ones; responses that are wrong with a wrong line "
+            "{line:.1f} %, though all lines are right {place:.1f}, cut off {cut:.1f}".format(**share),
             "reported",
         )
     yield longer(m.logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
