@@ -25,8 +25,8 @@ What changes against grpo.py:
 
 Read were title page and abstract, and of the body two readers' accounts, whose section numbers are given. The
 loss is a sum over a response's tokens, so its gradient grows with their number; --max-grad-norm (not found;
-ours) bounds it. Screening is in num_tokens and, as in the paper, not in flops. On the tiny task most traces
-are right by accident, and it ends below plain RL (docs/prefix_rl.md). The paper's other model,
+ours) bounds it. Screening is in num_tokens, not in flops (the paper: not found). On the tiny task traces are
+dear, most are right by accident, and it ends below plain RL (docs/prefix_rl.md). The paper's other model,
 Qwen3-4B-Instruct (which checkpoint: not found), takes the same settings. Left out: distilling Llama on
 OpenThoughtsV3 before; supervised and importance-weighted training on the traces, the paper's rivals:
 results/prefix_rl_baselines.py.

@@ -10,11 +10,15 @@ number in its neighbourhood.
 
 import argparse
 import json
-import statistics
+import re
+import sys
+from collections import Counter
 from pathlib import Path
+from statistics import mean
 
 import torch
 from analysis import (
+    ROOT,
     Analyst,
     above,
     bands,
@@ -27,6 +31,10 @@ from analysis import (
     verdict,
 )
 from failure_prefix_variants import behind_right
+
+sys.path.insert(0, str(ROOT / "tiny"))
+
+import make  # noqa: E402
 
 from common import group_advantages
 from failure_prefix import first_failure, prefix_of, training_items
@@ -65,6 +73,7 @@ BEHIND = ("failure", "plain", "scored")  # arms that are asked behind openings, 
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
 GROUP = 8  # samples of a training group
 AGAIN = 64  # samples of a question that is screened again
+LINE = re.compile(r"(no )?(?:(\d+)([-+*/])(\d+)|([A-Za-z]\d))=(\d+);")  # a sum or a name's reading; no: again
 
 
 def openings_of(base):
@@ -93,11 +102,12 @@ def held_out(model, openings):
     )
     rollouts = [r for group in groups for r in group]
     result = {
-        "plain": [statistics.mean(r.reward for r in group) for group in groups],
+        "plain": [mean(r.reward for r in group) for group in groups],
         "families": [p.get("family") for p in problems],
         # a wrong line that was noticed is written again behind "no "
-        "noticed": statistics.mean("no " in model.tokenizer.decode(r.completion_ids) for r in rollouts),
-        "length": statistics.mean(len(r.completion_ids) for r in rollouts),
+        "noticed": mean("no " in model.tokenizer.decode(r.completion_ids) for r in rollouts),
+        "lines": proofreading(model, problems, groups),
+        "length": mean(len(r.completion_ids) for r in rollouts),
     }
     some = [p for p in problems if p["id"] in openings]
     for kind in ("failing", "right"):
@@ -106,6 +116,55 @@ def held_out(model, openings):
     by_id = dict(zip((p["id"] for p in problems), result["plain"], strict=True))
     result["without"] = [by_id[p["id"]] for p in some]
     return result
+
+
+def proofread(text, worths):
+    """How a solution of the tiny model treats its own lines; those with ~, which has no truth, are left out.
+
+    -> Counter of: "lines", those written first; of those "right" and "right at last", in their latest form;
+    "taken back", forms that are written again, and "rightly", of those the wrong ones; "wrong", wrong forms.
+    worths: {name: number}.
+    """
+    said, count = {}, Counter()  # said: what stands at the left of a line -> whether its latest form is right
+    for no, a, sign, b, name, number in LINE.findall(text):
+        left = name or a + sign + b
+        truth = worths.get(name) if name else make.clip(make.SIGNS[sign].right(int(a), int(b)))
+        right = int(number) == truth
+        if no and left in said:
+            count.update({"taken back": 1, "rightly": not said[left], "right at last": right - said[left]})
+        else:
+            count.update({"lines": 1, "right": right, "right at last": right})
+        count["wrong"] += not right
+        said[left] = right
+    return count
+
+
+def proofreading(model, problems, groups):
+    """Shares, in %: of lines that are right when first written and at last; of wrong forms, and of right
+    ones, that are taken back; of responses to problems without ~ that are wrong with a line that is wrong at
+    last, though all lines are right, and as they were cut off."""
+    worths = {
+        name: fact["worth"] for name, fact in json.loads((ROOT / "tiny/names.json").read_text()).items()
+    }
+    all_lines, ends = Counter(), Counter()
+    for problem, group in zip(problems, groups, strict=True):
+        sums = "~" not in model.tokenizer.decode(problem["prompt_ids"])
+        for r in group:
+            lines = proofread(model.tokenizer.decode(r.completion_ids), worths)
+            all_lines.update(lines)
+            if sums:
+                whole = lines["right at last"] == lines["lines"]
+                end = "right" if r.right else "cut" if not r.finished else "place" if whole else "line"
+                ends.update(["responses", end])
+    n, responses = all_lines, max(1, ends["responses"])
+    forms, wrong, rightly = n["lines"] + n["taken back"], n["wrong"], n["rightly"]
+    return {
+        "first": 100 * n["right"] / max(1, n["lines"]),
+        "last": 100 * n["right at last"] / max(1, n["lines"]),
+        "wrong": 100 * rightly / max(1, wrong),
+        "right": 100 * (n["taken back"] - rightly) / max(1, forms - wrong),
+        **{end: 100 * ends[end] / responses for end in ("line", "place", "cut")},
+    }
 
 
 def signal(model, lines, arm):
@@ -123,9 +182,9 @@ def signal(model, lines, arm):
     rates = model.rates(contexts, golds, AGAIN, ("rates", arm))
     return {
         "silent": ((rewards == rewards[:, :1]).all(1)).float().mean().item(),
-        "predicted": statistics.mean(p**GROUP + (1 - p) ** GROUP for p in rates),
+        "predicted": mean(p**GROUP + (1 - p) ** GROUP for p in rates),
         "advantage": group_advantages(rewards).abs().mean().item(),
-        "usable": statistics.mean(0.25 <= p <= 0.75 for p in rates),
+        "usable": mean(0.25 <= p <= 0.75 for p in rates),
     }
 
 
@@ -164,7 +223,7 @@ def report(start, found):
     """What main measured, for a reader."""
 
     def share(values):
-        return f"{100 * statistics.mean(values):.1f}" if values else "none"
+        return f"{100 * mean(values):.1f}" if values else "none"
 
     lines = [f"{'held-out success, % of samples':34} {'start':>7} {'now':>7}"]
     for name, kind in (
@@ -208,143 +267,162 @@ def again(model, lines):
     groups = model.groups(
         [q["prompt_ids"] for q in questions], [q["answer"] for q in questions], AGAIN, "again"
     )
-    return statistics.mean(first_failure(group) is not None for group in groups)
+    return mean(first_failure(group) is not None for group in groups)
 
 
 # ---- the statements ----
 
 
+class Measured:
+    """What the statements are about, of all runs. logs: packed.Logs. held: of an arm or of "start"."""
+
+    def __init__(self, logs):
+        self.logs, self.start = logs, logs.measured("failure", "start")
+        self.found = {arm: logs.measured(arm) for arm in logs.arms}
+        self.rows = {arm: logs.rows(arm) for arm in logs.arms}
+        some = {"start": self.start} | self.found
+        self.held = {arm: [run["held_out"] for run in runs] for arm, runs in some.items()}
+        self.silent = {arm: mean(s[arm]["silent"] for s in self.start) for arm in ("failure", "plain")}
+        self.gains = {arm: self.ahead(arm, "start") for arm in logs.arms}
+
+    def leads(self, arm, other):
+        """Held-out success of an arm minus another's, for each seed that both have."""
+        return [mean(a["plain"]) - mean(b["plain"]) for a, b in zip(self.held[arm], self.held[other])]
+
+    def ahead(self, arm, other):
+        return student(self.leads(arm, other))
+
+    def behind(self, arm, kind):
+        """What an opening of this kind adds to success on the same problems, a mean over runs."""
+        return mean(mean(b - a for a, b in zip(one["without"], one[kind])) for one in self.held[arm])
+
+    def of_arms(self, *arms):
+        return ", ".join(points(self.gains[arm]) for arm in arms)
+
+
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
-    mean = statistics.mean
-    start, found = logs.measured("failure", "start"), {arm: logs.measured(arm) for arm in logs.arms}
-    metrics = {arm: logs.rows(arm) for arm in logs.arms}
+    measured = Measured(logs)
+    for part in (headline, signal_of_openings, robustness, choices, controls, reported):
+        yield from part(measured)
 
-    def paired(arm, against=None):
-        """Held-out success of an arm minus another's, or the starting model's, over the seeds both have."""
-        ours, theirs = (
-            [mean(run["held_out"]["plain"]) for run in some]
-            for some in (found[arm], found[against] if against else start)
-        )
-        return [a - b for a, b in zip(ours, theirs)]
 
-    def gain(arm, against=None):
-        return student(paired(arm, against))
-
-    for against, why in (
+def headline(m):
+    """Against the same questions without openings; S4."""
+    for other, why in (
         ("plain", "as many updates"),
         ("plain-long", "about as many tokens, mining included"),
     ):
-        yield above(f"failure above {against}: {why}, held-out points", paired("failure", against))
-        ends = [final(logs.rows(arm), "harder") for arm in ("failure", against)]
+        yield above(f"failure above {other}: {why}, held-out points", m.leads("failure", other))
+        ends = [final(m.rows[arm], "harder") for arm in ("failure", other)]
         yield above(
-            f"failure above {against}: {why}, longer problems (harder), points",
+            f"failure above {other}: {why}, longer problems (harder), points",
             [a - b for a, b in zip(*ends)],
         )
-
-    silent = {arm: mean(s[arm]["silent"] for s in start) for arm in ("failure", "plain")}
-    off = max(abs(s[arm]["silent"] - s[arm]["predicted"]) for s in start for arm in ("failure", "plain"))
-    yield (
-        "P3 usable cuts",
-        "70 % of the chosen cuts re-measure at .25 to .75",
-        f"{mean(s['failure']['usable'] for s in start):.2f}",
-        verdict(mean(s["failure"]["usable"] for s in start) >= 0.7),
-    )
-    yield (
-        "S1 signal",
-        "zero-variance groups of 8 at the start: plain .6 or more, openings a third of that or less; as "
-        "p^8 + "
-        "(1-p)^8 predicts, within .1",
-        f"plain {silent['plain']:.2f}, openings {silent['failure']:.2f}; largest difference to the "
-        f"prediction {off:.2f}",
-        verdict(silent["plain"] >= 0.6 and silent["failure"] <= silent["plain"] / 3 and off <= 0.1),
-    )
-    size = [mean(s[arm]["advantage"] for s in start) for arm in ("failure", "plain")]
-    yield (
-        "S2 size of advantages",
-        "mean size of A at least twice that of plain",
-        f"{size[0]:.2f} against {size[1]:.2f}",
-        verdict(size[0] >= 2 * size[1]),
-    )
-
-    def seconds(rows):
-        return sum(row.get(f"time/{phase}", 0) for row in rows for phase in ("sample", "verify", "train"))
-
-    def climb(rows):
-        return mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])
-
-    rise = {arm: mean(map(climb, metrics[arm])) for arm in ("failure", "plain")}
-    yield (
-        "S3 training reward",
-        "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
-        f"{rise['failure']:+.2f}, {rise['plain']:+.2f}",
-        verdict(rise["failure"] >= 0.15 and abs(rise["plain"]) < 0.03),
-    )
-    gains = {arm: gain(arm) for arm in logs.arms}
-    medium = gain("failure", "medium")
+    medium = m.ahead("failure", "medium")
     yield (
         "S4 held-out gain, points",
         "above 0; plain at most a third of it, for as many tokens as well; not below the arm medium",
-        f"failure {points(gains['failure'])}, plain {points(gains['plain'])}, for as many tokens "
-        f"{points(gains['plain-long'])}, medium "
-        f"{points(gains['medium'])}; failure - medium {points(medium)}",
+        f"failure {m.of_arms('failure')}, plain {m.of_arms('plain')}, for as many tokens "
+        f"{m.of_arms('plain-long')}, medium {m.of_arms('medium')}; failure - medium {points(medium)}",
         verdict(
-            gains["failure"][1] > 0
-            and max(gains["plain"][0], gains["plain-long"][0]) <= gains["failure"][0] / 3
+            m.gains["failure"][1] > 0
+            and max(m.gains["plain"][0], m.gains["plain-long"][0]) <= m.gains["failure"][0] / 3
             and medium[2] >= 0
         ),
     )
 
-    def drop(held):
-        return mean(a - b for a, b in zip(held["without"], held["failing"]))
 
-    drops = {arm: mean(drop(run["held_out"]) for run in found[arm]) for arm in ("failure", "plain", "scored")}
-    drops["start"] = mean(drop(s["held_out"]) for s in start)
+def signal_of_openings(m):
+    """P3, S1 to S3."""
+    usable = mean(s["failure"]["usable"] for s in m.start)
+    yield (
+        "P3 usable cuts",
+        "70 % of the chosen cuts re-measure at .25 to .75",
+        f"{usable:.2f}",
+        verdict(usable >= 0.7),
+    )
+    off = max(abs(s[arm]["silent"] - s[arm]["predicted"]) for s in m.start for arm in ("failure", "plain"))
+    yield (
+        "S1 signal",
+        "zero-variance groups of 8 at the start: plain .6 or more, openings a third of that or less; as "
+        "p^8 + (1-p)^8 predicts, within .1",
+        f"plain {m.silent['plain']:.2f}, openings {m.silent['failure']:.2f}; largest difference to the "
+        f"prediction {off:.2f}",
+        verdict(m.silent["plain"] >= 0.6 and m.silent["failure"] <= m.silent["plain"] / 3 and off <= 0.1),
+    )
+    size = [mean(s[arm]["advantage"] for s in m.start) for arm in ("failure", "plain")]
+    yield (
+        "S2 size of advantages",
+        "mean size of A at least twice that of plain",
+        "{:.2f} against {:.2f}".format(*size),
+        verdict(size[0] >= 2 * size[1]),
+    )
+    rise = [
+        mean(
+            mean(r["reward"] for r in rows[-10:]) - mean(r["reward"] for r in rows[1:6])
+            for rows in m.rows[arm]
+        )
+        for arm in ("failure", "plain")
+    ]
+    yield (
+        "S3 training reward",
+        "rises by .15 on openings, by less than .03 on plain (last ten steps against the first five)",
+        "{:+.2f}, {:+.2f}".format(*rise),
+        verdict(rise[0] >= 0.15 and abs(rise[1]) < 0.03),
+    )
+
+
+def robustness(m):
+    """S5, S6, and S5 with a loss on the opening."""
+    drops = {arm: -m.behind(arm, "failing") for arm in ("start", "failure", "plain", "scored")}
     yield (
         "S5 robustness",
         "behind 30 % of a failing solution the trained model loses at most .75 of what the starting "
         "model does, plain more",
-        f"start {100 * drops['start']:.1f} points, failure {100 * drops['failure']:.1f}, plain "
-        f"{100 * drops['plain']:.1f}",
+        "start {start:.1f} points, failure {failure:.1f}, plain {plain:.1f}".format(
+            **{arm: 100 * drop for arm, drop in drops.items()}
+        ),
         verdict(drops["failure"] <= 0.75 * drops["start"] < drops["plain"]),
     )
-
-    def lift(held):
-        return mean(b - a for a, b in zip(held["without"], held["right"]))
-
-    lifts = [
-        mean(lift(s["held_out"]) for s in start),
-        mean(lift(run["held_out"]) for run in found["failure"]),
-    ]
-    level = [
-        mean(mean(s["held_out"]["right"]) for s in start),
-        mean(mean(run["held_out"]["right"]) for run in found["failure"]),
-    ]
+    lifts = [m.behind(arm, "right") for arm in ("start", "failure")]
+    level = [mean(mean(one["right"]) for one in m.held[arm]) for arm in ("start", "failure")]
     yield (
         "S6 right openings",
         "bring the trained model no more than the starting model; success behind them falls by at most 2 "
         "points",
-        f"{100 * lifts[0]:+.1f} points before, {100 * lifts[1]:+.1f} after; success {100 * level[0]:.1f} "
-        f"to {100 * level[1]:.1f}",
+        "{:+.1f} points before, {:+.1f} after; success {:.1f} to {:.1f}".format(
+            *(100 * x for x in lifts + level)
+        ),
         verdict(lifts[1] <= lifts[0] and level[1] >= level[0] - 0.02),
     )
-    taus = [gains[arm][0] for arm in ("tau-.25", "failure", "tau-.75")]
+    yield (
+        "control: loss on the opening as well",
+        "S5 gets worse",
+        f"behind a failing opening it loses {100 * drops['scored']:.1f} points; gain {m.of_arms('scored')}",
+        verdict(drops["scored"] > drops["failure"]),
+    )
+
+
+def choices(m):
+    """S7 to S10."""
+    taus, cuts = (("tau-.25", "failure", "tau-.75"), ("cut-.25", "cut-.5", "cut-.75"))
+    heights, fixed = ([m.gains[arm][0] for arm in arms] for arms in (taus, cuts))
     yield (
         "S7 tau .25, .5, .75",
         "all above plain; spread below half of their mean gain",
-        ", ".join(points(gains[arm]) for arm in ("tau-.25", "failure", "tau-.75")),
-        verdict(min(taus) > gains["plain"][0] and max(taus) - min(taus) < 0.5 * mean(taus)),
+        m.of_arms(*taus),
+        verdict(min(heights) > m.gains["plain"][0] and max(heights) - min(heights) < 0.5 * mean(heights)),
     )
-    fixed = [gains[arm][0] for arm in ("cut-.25", "cut-.5", "cut-.75")]
     yield (
         "S8 fixed cuts .25, .5, .75",
         "above plain",
-        ", ".join(points(gains[arm]) for arm in ("cut-.25", "cut-.5", "cut-.75")),
-        verdict(min(fixed) > gains["plain"][0]),
+        m.of_arms(*cuts),
+        verdict(min(fixed) > m.gains["plain"][0]),
     )
-    fails = [mean(s["failing_again"] for s in start), mean(run["failing_again"] for run in found["failure"])]
-    old = [silent["failure"], mean(run["old_openings"]["silent"] for run in found["failure"])]
-    fresh = gain("refreshed", "failure")
+    fails = [mean(one["failing_again"] for one in some) for some in (m.start, m.found["failure"])]
+    old = [m.silent["failure"], mean(run["old_openings"]["silent"] for run in m.found["failure"])]
+    fresh = m.ahead("refreshed", "failure")
     yield (
         "S9 refreshing",
         "fewer questions fail after training; old openings are more often silent; fresh ones after half "
@@ -353,62 +431,78 @@ def statements(logs):
         f"refreshed - failure {points(fresh)}",
         verdict(fails[1] < fails[0] and old[1] > old[0] and fresh[1] > 0),
     )
-    held = {
-        "start": [s["held_out"] for s in start],
-        **{arm: [run["held_out"] for run in found[arm]] for arm in logs.arms},
-    }
-    lengths = {arm: mean(one["length"] for one in some) for arm, some in held.items()}
+    arms = ("start", "failure", "plain", "medium")
+    lengths = {arm: mean(one["length"] for one in m.held[arm]) for arm in arms}
     yield (
         "S10 length",
         "held-out responses change by less than 15 %",
-        ", ".join(f"{arm} {lengths[arm]:.1f}" for arm in ("start", "failure", "plain", "medium")) + " tokens",
+        ", ".join(f"{arm} {length:.1f}" for arm, length in lengths.items()) + " tokens",
         verdict(abs(lengths["failure"] / lengths["start"] - 1) < 0.15),
     )
-    hushed = mean(s["correct"]["silent"] for s in start)
+
+
+def controls(m):
+    """Other openings, and an entropy bonus in place of any."""
+    hushed = mean(s["correct"]["silent"] for s in m.start)
     yield (
         "control: right openings of the same length",
         "as silent as plain, and no gain",
-        f"silent {hushed:.2f}; {points(gains['correct'])}",
-        verdict(hushed >= silent["plain"] - 0.05 and gains["correct"][1] <= 0),
+        f"silent {hushed:.2f}; {m.of_arms('correct')}",
+        verdict(hushed >= m.silent["plain"] - 0.05 and m.gains["correct"][1] <= 0),
     )
     yield (
         "control: another question's openings",
         "smaller gain than with one's own",
-        f"{points(gains['swapped'])} against {points(gains['failure'])}",
-        verdict(gains["swapped"][0] < gains["failure"][0]),
+        f"{m.of_arms('swapped')} against {m.of_arms('failure')}",
+        verdict(m.gains["swapped"][0] < m.gains["failure"][0]),
     )
-    rival = points(gain("entropy", "plain")), points(gain("failure", "entropy"))
     yield (
         "plain questions with an entropy bonus of .003",
         "",
-        "minus plain {}; failure minus it {}".format(*rival),
+        f"minus plain {points(m.ahead('entropy', 'plain'))}; failure minus it "
+        f"{points(m.ahead('failure', 'entropy'))}",
         "reported",
     )
-    yield (
-        "control: loss on the opening as well",
-        "S5 gets worse",
-        f"behind a failing opening it loses {100 * drops['scored']:.1f} points; gain "
-        f"{points(gains['scored'])}",
-        verdict(drops["scored"] > drops["failure"]),
-    )
 
-    def of(one, kind):
-        return mean(p for p, family in zip(one["plain"], one["families"]) if family == kind)
 
+def reported(m):
+    """Families, longer problems, cost."""
     for arm in ("start", "failure", "plain", "medium"):
-        kinds = ", ".join(
-            f"{kind} {100 * mean(of(one, kind) for one in held[arm]):.1f}"
-            for kind in sorted(set(held[arm][0]["families"]))
-        )
+        families = sorted(set(m.held[arm][0]["families"]))
+        success = {
+            family: mean(
+                mean(p for p, kind in zip(one["plain"], one["families"]) if kind == family)
+                for one in m.held[arm]
+            )
+            for family in families
+        }
         yield (
             f"held-out success by family, {arm}",
             "",
-            f"{kinds}; in {100 * mean(one['noticed'] for one in held[arm]):.0f} % a line was written again",
+            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items())
+            + f"; in {100 * mean(one['noticed'] for one in m.held[arm]):.0f} % a line was written again",
             "reported",
         )
-    yield longer(logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
-    million = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in logs.arms}
-    mining = [mean(rows[0]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in ("failure", "plain")]
+    for arm in ("start", "failure", "plain", "medium"):
+        share = {what: mean(one["lines"][what] for one in m.held[arm]) for what in m.held[arm][0]["lines"]}
+        yield (
+            f"lines of held-out responses, {arm}",
+            "",
+            "right when first written {first:.1f} %, at last {last:.1f}; taken back {wrong:.1f} % of the "
+            "wrong ones and {right:.1f} of the right ones; responses that are wrong with a wrong line "
+            "{line:.1f} %, though all lines are right {place:.1f}, cut off {cut:.1f}".format(**share),
+            "reported",
+        )
+    yield longer(m.logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
+    million = {arm: mean(rows[-1]["num_tokens"] for rows in some) / 1e6 for arm, some in m.rows.items()}
+    mining = [mean(rows[0]["num_tokens"] for rows in m.rows[arm]) / 1e6 for arm in ("failure", "plain")]
+    phases = ("sample", "verify", "train")
+    seconds = {
+        arm: mean(
+            sum(row.get(f"time/{phase}", 0) for row in rows for phase in phases) for rows in m.rows[arm]
+        )
+        for arm in ("failure", "plain")
+    }
     yield (
         "control: cost",
         "",
@@ -416,7 +510,7 @@ def statements(logs):
         + ", ".join(f"{arm} {million[arm]:.2f}" for arm in ("failure", "plain", "plain-long", "medium"))
         + "; of failure's {:.2f} were spent before step 1, of plain's {:.2f}; ".format(*mining)
         + "seconds of training "
-        + ", ".join(f"{arm} {mean(map(seconds, metrics[arm])):.0f}" for arm in ("failure", "plain")),
+        + ", ".join(f"{arm} {s:.0f}" for arm, s in seconds.items()),
         "reported",
     )
 

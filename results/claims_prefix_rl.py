@@ -9,11 +9,14 @@ collection. Accuracies are without an opening unless said otherwise.
 """
 
 import json
+import math
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean as mean
 
+import numpy
 import torch
 from analysis import (
     ROOT,
@@ -203,7 +206,7 @@ def gradients(model, items, settings, purpose, traces=None):
         groups = model.groups(contexts, golds, size, (purpose, place))
         rollouts = [r for group in groups for r in group]
         for i in range(size - 1, len(rollouts), size) if traces else ():
-            rollouts[i] = traces[tuple(rollouts[i].prompt_ids)]
+            rollouts[i] = replace(traces[tuple(rollouts[i].prompt_ids)])  # may be drawn twice
         prefixes, golds = ([q[name] for q in part for _ in range(size)] for name in ("prefix", "answer"))
         score_joined(rollouts, prefixes, golds, model.tokenizer, verify, None)
         rewards = torch.tensor([r.reward for r in rollouts]).view(-1, size)
@@ -288,7 +291,8 @@ def trained_on(some, yes=True):
 
 
 class Measured:
-    """What the statements are about, of all runs, on the questions that are trained on. logs: packed.Logs."""
+    """What the statements are about, of all runs. logs: packed.Logs. Success is on the questions that are
+    trained on; entropy, which is not kept by question, on all that have a trace."""
 
     def __init__(self, logs):
         self.raw = {arm: logs.measured(arm) for arm in logs.arms}
@@ -378,11 +382,23 @@ def headline(m):
         "ratio " + " ".join(f"{ratio:.2f}" for ratio in sorted(half_way)) + " by seed that plain RL moved",
         "reported",
     )
+    net = {arm: [] for arm in ("mixture", "true")}
+    for arm, gaps in net.items():
+        for ours, theirs in zip(m.curves(arm), m.curves("plain"), strict=True):
+            trained = ours[-1][0] - ours[0][0]
+            gaps.append(ours[-1][1] - float(numpy.interp(trained, *zip(*theirs))))
+    yield (
+        "collection left out: minus plain RL at as many operations of training, points",
+        "",
+        f"PrefixRL {points(student(net['mixture']))}; with openings of true solutions "
+        f"{points(student(net['true']))}",
+        "reported",
+    )
     yield (
         "plain RL with an entropy bonus of .003",
         "",
-        f"minus plain RL {points(m.ahead('entropy', 'plain'))}; PrefixRL minus it "
-        f"{points(m.ahead('mixture', 'entropy'))}",
+        f"{level(m.end['entropy']):.1f}; minus plain RL {points(m.ahead('entropy', 'plain'))}; PrefixRL "
+        f"minus it {points(m.ahead('mixture', 'entropy'))}",
         "reported",
     )
 
@@ -453,20 +469,26 @@ def transfer(m):
         verdict(gain[1] > 0),
     )
 
-    def gain_of(family, arm):
-        """Of the seeds that have such a question among their unsolved ones."""
-        pairs = zip(unsolved(m.found[arm], family), unsolved(m.start, family), strict=True)
-        return student(leads(*zip(*(pair for pair in pairs if pair[0]))))
+    def rise(family, arm, base=m.start):
+        """What the arm is above `base`, a number a seed; nan for one without such an unsolved question."""
+        pairs = zip(unsolved(m.found[arm], family), unsolved(base, family), strict=True)
+        return [mean(ours) - mean(theirs) if ours else math.nan for ours, theirs in pairs]
+
+    def over_seeds(values):
+        return student([value for value in values if not math.isnan(value)])
 
     arms = {"prefix-only": "openings", "mixture": "mixture"}
-    gains = {(family, arm): gain_of(family, arm) for family in ("hard", "relay") for arm in arms}
+    gains = {(family, arm): over_seeds(rise(family, arm)) for family in ("hard", "relay") for arm in arms}
+    less = [a - b for a, b in zip(*(rise(family, "prefix-only") for family in ("hard", "relay")))]
     yield (
         "S6 negative control: family relay, whose early name never comes late",
         "openings alone bring less there than on family hard; the mixture more",
         "; ".join(
             f"{family}: " + ", ".join(f"{what} {points(gains[family, arm])}" for arm, what in arms.items())
             for family in ("hard", "relay")
-        ),
+        )
+        + f"; openings, hard minus relay {points(over_seeds(less))}; relay, mixture minus openings "
+        + points(over_seeds(rise("relay", "mixture", m.found["prefix-only"]))),
         verdict(
             gains["relay", "prefix-only"][0] < gains["hard", "prefix-only"][0]
             and gains["relay", "mixture"][0] > gains["relay", "prefix-only"][0]
@@ -488,39 +510,52 @@ def transfer(m):
     }.items():
         text = " ".join(f"{100 * rate:.1f}" for rate in m.by_opening(some))
         yield f"success by opening, 0 to .8, after {what}", "", text, "reported"
+    yield (
+        "questions without an opening, after openings of .2 to .4 alone, points",
+        "",
+        f"minus .4 to .6 {points(m.ahead('band-.2', 'band-.4'))}, minus .6 to .8 "
+        f"{points(m.ahead('band-.2', 'band-.6'))}",
+        "reported",
+    )
 
 
 def mechanism(m):
     """Why: which traces are sound, what true ones bring, how plain RL gets past its stall. All reported."""
     arms = ("mixture", "prefix-only", "plain", "sft")
 
-    def split(arm, wanted):
-        """Success at the end on questions whose trace reads every name rightly, or does not."""
-        both = [
+    def split(some, wanted):
+        """Success on each question whose trace reads every name rightly, or does not: a list a run."""
+        return [
             [p for p, good in zip(one, s["sound"], strict=True) if good == wanted]
-            for one, s in zip(m.end[arm], m.start)
+            for one, s in zip(some, m.start)
         ]
-        return 100 * mean(map(mean, filter(None, both)))
 
+    sound, other = ({arm: level(filter(None, split(m.end[arm], ok))) for arm in arms} for ok in (True, False))
     yield (
         "traces that are right by accident",
         "",
-        f"{mean(1 - mean(one['sound']) for one in m.start):.2f} read a name wrongly; at the end, behind "
-        "sound traces and behind the others: "
-        + ", ".join(f"{arm} {split(arm, True):.1f} and {split(arm, False):.1f}" for arm in arms),
+        f"{mean(1 - mean(one['sound']) for one in m.start):.2f} read a name wrongly; at the end, without an "
+        "opening, on questions with a sound trace and on the others: "
+        + ", ".join(f"{arm} {sound[arm]:.1f} and {other[arm]:.1f}" for arm in arms),
         "reported",
     )
+    apart = [
+        points(student(leads(*(filter(None, split(m.end[arm], ok)) for arm in ("true", "mixture")))))
+        for ok in (True, False)
+    ]
     yield (
         "openings of true solutions in place of traces, as many operations, points",
         "",
-        f"{level(m.end['true']):.1f}; minus PrefixRL {points(m.ahead('true', 'mixture'))}, "
-        f"minus plain RL {points(m.ahead('true', 'plain'))}",
+        f"{level(m.end['true']):.1f}; minus plain RL {points(m.ahead('true', 'plain'))}, minus supervised "
+        f"training and RL {points(m.ahead('true', 'sft'))}, minus PrefixRL "
+        f"{points(m.ahead('true', 'mixture'))} "
+        "(on questions with a sound trace {}, on the others {})".format(*apart),
         "reported",
     )
     for arm in arms:
         families = ", ".join(
             f"{family} {100 * mean(mean(q) for q in unsolved(m.found[arm], family) if q):.1f}"
-            for family in ("hard", "relay", "trap")
+            for family in ("hard", "relay", "trap", "odd")
         )
         learned = mean(mean(p > 0.5 for p in one) for one in m.end[arm])
         yield (

@@ -16,10 +16,10 @@ from conftest import ROOT, rows_of
 from plumbing import InputError
 
 sys.path.insert(0, str(ROOT / "results"))
-(erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, pool_combined, claims_pool,
- claims_prefix_rl) = map(importlib.import_module, (
+(erpo_variants, failure_prefix_variants, lte_variants, pos_neg_variants, pool_variants, pool_combined,
+ claims_failure_prefix, claims_pool, claims_prefix_rl) = map(importlib.import_module, (
      "erpo_variants", "failure_prefix_variants", "lte_variants", "pos_neg_variants", "pool_variants", "pool_combined",
-     "claims_pool", "claims_prefix_rl"))
+     "claims_failure_prefix", "claims_pool", "claims_prefix_rl"))
 BOTH = torch.tensor([1, -1])
 
 
@@ -285,6 +285,17 @@ def test_an_arm_of_the_pool_runs_two_small_steps(tmp_path, few_test, arm):
     assert bool(rows[0].get("num_tokens")) == bool(rows[0].get("time/search")) == (arm != "erpo")
     for name in ("analysis", "start") if measure else ():
         assert 0 < json.loads((tmp_path / f"run/{name}.json").read_text())["entropy"] < 3
+
+
+@pytest.mark.parametrize("text, lines, right, at_last, taken_back, rightly, wrong", [
+    ("30-28=12; no 30-28=2; \\boxed{2}", 1, 0, 1, 1, 1, 1),
+    ("k7=8; 39-8=31; no k7=5; 39-5=34; \\boxed{34}", 3, 2, 3, 1, 1, 1),  # a sum with a wrong number may be right
+    ("k7=5; 39-5=34; no k7=8; 39-8=31; \\boxed{31}", 3, 3, 2, 1, 0, 1),
+    ("5-9=0; 7~1=8; 50+20=60; no 50+20=59; \\boxed{59}", 2, 2, 1, 1, 0, 1),  # numbers end at 0 and 60; ~ has no truth
+    ("4*5=15; 15-1=14; no 4*5=15; no 4*5=20; \\boxed{20}", 2, 1, 2, 2, 2, 2)])
+def test_lines_written_again_are_counted_by_what_was_taken_back(text, lines, right, at_last, taken_back, rightly, wrong):
+    assert claims_failure_prefix.proofread(text, {"k7": 5}) == {
+        "lines": lines, "right": right, "right at last": at_last, "taken back": taken_back, "rightly": rightly, "wrong": wrong}
 
 
 def test_true_solutions_and_traces_that_are_right_by_accident(tmp_path, tiny):
