@@ -7,6 +7,8 @@ that method's arm of the pool. What is behind a prefix gets no hint: a rescued a
 """
 
 import sys
+from argparse import Namespace
+from copy import copy
 
 import pool_variants
 import variants
@@ -32,9 +34,9 @@ class Mined(pool_variants.Budgeted):
 
 def mined_order(problems, seed):
     """In the place of lte.py's order: half prefixes, half plain questions."""
-    arm, GIVEN.args.arm = GIVEN.args.arm, "failure"  # by that name failure_prefix.py gives prefixes
-    order, GIVEN.mined_tokens = failure_prefix.training_order(GIVEN.run, 0)
-    GIVEN.args.arm = arm
+    miner = copy(GIVEN.run)  # by the name of that arm failure_prefix.py gives prefixes; the run keeps its own
+    miner.args = Namespace(**vars(GIVEN.args) | {"arm": "failure"})
+    order, GIVEN.mined_tokens = failure_prefix.training_order(miner, 0)
     return order
 
 

@@ -277,7 +277,8 @@ def test_an_arm_of_the_pool_runs_two_small_steps(tmp_path, few_test, arm):
     small = ["--prompts-per-step", "4", "--group-size", "4", "--eval-samples", "1", "--eval-sets", few_test, *SMALL_SEARCH.get(arm, [])]
     out = str(tmp_path / "run")
     measure = [["results/claims_pool.py", out, out]] * (arm == "erpo")
-    for command in ([*claims_pool.COMMANDS[arm], *flags, *small, "--steps", "2", "--out", out], *measure):
+    began = [*claims_pool.COMMANDS[arm], *flags, *small, "--steps", "1", "--out", out]
+    for command in (began, [*claims_pool.COMMANDS[arm], "--resume", out, "--steps", "2"], *measure):
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
