@@ -66,7 +66,13 @@ COMMANDS = {arm: ["results/failure_prefix_variants.py"] for arm in ("failure", "
 COMMANDS["scored"] = ["results/failure_prefix_scored.py"]
 SEEDS = range(8)
 FEW = {"entropy": 4}  # no verdict rests on it
-METRICS = ("num_tokens", r"time/(sample|verify|train)", r"eval/harder/avg@\d+")
+METRICS = ("num_tokens", "reward", r"time/(sample|verify|train)")
+PANELS = {
+    r"eval/test/avg@\d+": "test (avg@4)",
+    r"eval/harder/avg@\d+": "harder, longer problems (avg@4)",
+    "frac_reward_zero_std": "share of zero-variance groups",
+}
+ZOOMED, LEGEND = tuple(PANELS.values())[:2], 2
 SHOWN = ("failure", "plain", "medium")  # in the figure
 DRAW = bands(SHOWN)
 BEHIND = ("failure", "plain", "scored")  # arms that are asked behind openings, which S5 and S6 are about
@@ -479,10 +485,15 @@ def reported(m):
         yield (
             f"held-out success by family, {arm}",
             "",
-            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items())
-            + f"; in {100 * mean(one['noticed'] for one in m.held[arm]):.0f} % a line was written again",
+            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items()),
             "reported",
         )
+    yield (
+        "held-out responses in which a line is written again, %",
+        "",
+        ", ".join(f"{arm} {100 * mean(one['noticed'] for one in some):.0f}" for arm, some in m.held.items()),
+        "reported",
+    )
     for arm in ("start", "failure", "plain", "medium"):
         share = {what: mean(one["lines"][what] for one in m.held[arm]) for what in m.held[arm][0]["lines"]}
         yield (
