@@ -339,7 +339,7 @@ class Measured:
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
     measured = Measured(logs)
-    for part in (headline, signal_of_openings, robustness, choices, controls, reported):
+    for part in (headline, signal_of_openings, robustness, choices, controls, mending, reported):
         yield from part(measured)
 
 
@@ -504,23 +504,8 @@ def controls(m):
     )
 
 
-def reported(m):
-    """Families, longer problems, cost."""
-    for arm in ("start", "failure", "plain", "medium"):
-        families = sorted(set(m.held[arm][0]["families"]))
-        success = {
-            family: mean(
-                mean(p for p, kind in zip(one["plain"], one["families"]) if kind == family)
-                for one in m.held[arm]
-            )
-            for family in families
-        }
-        yield (
-            f"held-out success by family, {arm}",
-            "",
-            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items()),
-            "reported",
-        )
+def mending(m):
+    """Why: what becomes of lines, and of responses if none is taken back. All reported."""
     yield (
         "held-out responses in which a line is written again, %",
         "",
@@ -560,6 +545,25 @@ def reported(m):
         ", ".join("{} {:+.1f} [{:+.1f}, {:+.1f}]".format(text, *gap) for text, gap in apart.items()),
         "reported",
     )
+
+
+def reported(m):
+    """Families, longer problems, cost."""
+    for arm in ("start", "failure", "plain", "medium"):
+        families = sorted(set(m.held[arm][0]["families"]))
+        success = {
+            family: mean(
+                mean(p for p, kind in zip(one["plain"], one["families"]) if kind == family)
+                for one in m.held[arm]
+            )
+            for family in families
+        }
+        yield (
+            f"held-out success by family, {arm}",
+            "",
+            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items()),
+            "reported",
+        )
     yield longer(m.logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
     million = {arm: mean(rows[-1]["num_tokens"] for rows in some) / 1e6 for arm, some in m.rows.items()}
     mining = [mean(rows[0]["num_tokens"] for rows in m.rows[arm]) / 1e6 for arm in ("failure", "plain")]
