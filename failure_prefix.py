@@ -20,7 +20,7 @@ What changes against grpo.py:
 
 Read were abstracts, the official code ("code" below; it trains on ready prefixes) and two readers' notes on
 versions 1 and 2 ("note"). Left out: the code's chat prompt, and version 1's training questions of MATH.
-What else is ours, and what to expect on the tiny task (to be measured again): docs/failure_prefix.md.
+On the tiny task it ends below the same questions plain: why, and what else is ours, docs/failure_prefix.md.
 """
 
 from collections import Counter

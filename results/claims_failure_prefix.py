@@ -66,12 +66,27 @@ COMMANDS = {arm: ["results/failure_prefix_variants.py"] for arm in ("failure", "
 COMMANDS["scored"] = ["results/failure_prefix_scored.py"]
 SEEDS = range(8)
 FEW = {"entropy": 4}  # no verdict rests on it
-METRICS = ("num_tokens", r"time/(sample|verify|train)", r"eval/harder/avg@\d+")
+METRICS = ("num_tokens", "reward", r"time/(sample|verify|train)")
+PANELS = {
+    r"eval/test/avg@\d+": "test (avg@4)",
+    r"eval/harder/avg@\d+": "harder, longer problems (avg@4)",
+    "frac_reward_zero_std": "share of zero-variance groups",
+}
+ZOOMED, LEGEND = tuple(PANELS.values())[:2], 2
 SHOWN = ("failure", "plain", "medium")  # in the figure
 DRAW = bands(SHOWN)
 BEHIND = ("failure", "plain", "scored")  # arms that are asked behind openings, which S5 and S6 are about
 HELD_OUT = 16  # samples of each held-out problem, with an opening and without
 GROUP = 8  # samples of a training group
+LINES = {  # what proofreading counts
+    "first": "right at first",
+    "last": "right at last",
+    "wrong": "wrong ones taken back",
+    "right": "right ones taken back",
+    "line": "responses wrong with a wrong line",
+    "place": "though all are right",
+    "cut": "cut off",
+}
 AGAIN = 64  # samples of a question that is screened again
 LINE = re.compile(r"(no )?(?:(\d+)([-+*/])(\d+)|([A-Za-z]\d))=(\d+);")  # a sum or a name's reading; no: again
 
@@ -167,6 +182,20 @@ def proofreading(model, problems, groups):
     }
 
 
+def first_go(model):
+    """Success on each held-out set if no line can be written again: what opens one is not sampled."""
+    (no,) = model.tokenizer("no ").input_ids
+    head = model.model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda _, __, o: o.index_fill(-1, torch.tensor([no]), -torch.inf))
+    try:
+        return {
+            Path(source).stem: mean(model.asked(model.problems(source), GROUP, "first go"))
+            for source in model.settings["eval_sets"]
+        }
+    finally:
+        hook.remove()
+
+
 def signal(model, lines, arm):
     """Over an arm's items: the share of zero-variance groups, the share that success rates predict, the
     mean size of an advantage, and the share of items at a success of .25 to .75."""
@@ -207,12 +236,18 @@ def main(folder, first, checkpoint=None):
     openings = {int(key): value for key, value in json.loads(source.read_text()).items()}
     if not start.exists():
         base = Analyst(settings["model"], settings)
-        begin = {"held_out": held_out(base, openings), "failing_again": again(base, lines)}
+        begin = {
+            "held_out": held_out(base, openings),
+            "failing_again": again(base, lines),
+            "first_go": first_go(base),
+        }
         arms = ["failure", "plain"] + ["correct"] * any("correct" in line for line in lines)
         begin |= {arm: signal(base, lines, arm) for arm in arms}
         start.write_text(json.dumps(begin))
     arm = Path(folder).parent.name  # of the table's, or another folder of a user's
     result = {"held_out": held_out(trained, openings if arm not in ARMS or arm in BEHIND else {})}
+    if arm in ("failure", "plain"):
+        result["first_go"] = first_go(trained)
     if Path(folder) == Path(first):
         result |= {"old_openings": signal(trained, lines, "failure"), "failing_again": again(trained, lines)}
     (Path(folder) / "analysis.json").write_text(json.dumps(result))
@@ -253,11 +288,12 @@ def report(start, found):
 def leave_swapped(first, lines):
     """The bank in which every question has another one's failure: the control of the arm swapped."""
     usable = [line for line in lines if "failure" in line]
-    swapped = [
-        line | {"failure": other["failure"], "rates": other["rates"]}
+    swapped = {
+        line["id"]: line | {"failure": other["failure"], "rates": other["rates"]}
         for line, other in zip(usable, usable[1:] + usable[:1])
-    ]
-    write_aside(Path(first) / "swapped.jsonl", "".join(json.dumps(line) + "\n" for line in swapped))
+    }
+    bank = [swapped.get(line["id"], line) for line in lines]  # the others count: they were screened as well
+    write_aside(Path(first) / "swapped.jsonl", "".join(json.dumps(line) + "\n" for line in bank))
 
 
 def again(model, lines):
@@ -303,7 +339,7 @@ class Measured:
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
     measured = Measured(logs)
-    for part in (headline, signal_of_openings, robustness, choices, controls, reported):
+    for part in (headline, signal_of_openings, robustness, choices, controls, mending, reported):
         yield from part(measured)
 
 
@@ -396,11 +432,14 @@ def robustness(m):
         ),
         verdict(lifts[1] <= lifts[0] and level[1] >= level[0] - 0.02),
     )
+    lost = {arm: [mean(one["without"]) - mean(one["failing"]) for one in m.held[arm]] for arm in drops}
+    worse = student([a - b for a, b in zip(lost["scored"], lost["failure"])])
     yield (
         "control: loss on the opening as well",
-        "S5 gets worse",
-        f"behind a failing opening it loses {100 * drops['scored']:.1f} points; gain {m.of_arms('scored')}",
-        verdict(drops["scored"] > drops["failure"]),
+        "S5 gets worse, interval above 0",
+        f"behind a failing opening it loses {100 * drops['scored']:.1f} points, {points(worse)} more; gain "
+        f"{m.of_arms('scored')}",
+        verdict(worse[1] > 0),
     )
 
 
@@ -465,6 +504,49 @@ def controls(m):
     )
 
 
+def mending(m):
+    """Why: what becomes of lines, and of responses if none is taken back. All reported."""
+    yield (
+        "held-out responses in which a line is written again, %",
+        "",
+        ", ".join(f"{arm} {100 * mean(one['noticed'] for one in some):.0f}" for arm, some in m.held.items()),
+        "reported",
+    )
+    goes = {"start": [one["first_go"] for one in m.start]}
+    goes |= {arm: [one["first_go"] for one in m.found[arm]] for arm in ("failure", "plain")}
+    for name in ("test", "harder"):
+        each = {arm: [one[name] for one in some] for arm, some in goes.items()}
+        less = [
+            points(student([a - b for a, b in zip(each["failure"], each[other])]))
+            for other in ("plain", "start")
+        ]
+        yield (
+            f"if no line can be written again: {name}",
+            "",
+            ", ".join(f"{arm} {100 * mean(some):.1f}" for arm, some in each.items())
+            + "; failure minus plain {}, minus start {}".format(*less),
+            "reported",
+        )
+    for arm in ("start", "failure", "plain", "medium"):
+        share = {what: mean(one["lines"][what] for one in m.held[arm]) for what in m.held[arm][0]["lines"]}
+        yield (
+            f"lines of held-out responses, {arm}",
+            "",
+            "right when first written {first:.1f} %, at last {last:.1f}; taken back {wrong:.1f} % of the "
+            "wrong ones and {right:.1f} of the right ones; responses that are wrong with a wrong line "
+            "{line:.1f} %, though all lines are right {place:.1f}, cut off {cut:.1f}".format(**share),
+            "reported",
+        )
+    pairs = list(zip(*([one["lines"] for one in m.held[arm]] for arm in ("failure", "plain"))))
+    apart = {text: student([a[what] - b[what] for a, b in pairs]) for what, text in LINES.items()}
+    yield (
+        "lines and responses, failure minus plain, points",
+        "",
+        ", ".join("{} {:+.1f} [{:+.1f}, {:+.1f}]".format(text, *gap) for text, gap in apart.items()),
+        "reported",
+    )
+
+
 def reported(m):
     """Families, longer problems, cost."""
     for arm in ("start", "failure", "plain", "medium"):
@@ -479,18 +561,7 @@ def reported(m):
         yield (
             f"held-out success by family, {arm}",
             "",
-            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items())
-            + f"; in {100 * mean(one['noticed'] for one in m.held[arm]):.0f} % a line was written again",
-            "reported",
-        )
-    for arm in ("start", "failure", "plain", "medium"):
-        share = {what: mean(one["lines"][what] for one in m.held[arm]) for what in m.held[arm][0]["lines"]}
-        yield (
-            f"lines of held-out responses, {arm}",
-            "",
-            "right when first written {first:.1f} %, at last {last:.1f}; taken back {wrong:.1f} % of the "
-            "wrong ones and {right:.1f} of the right ones; responses that are wrong with a wrong line "
-            "{line:.1f} %, though all lines are right {place:.1f}, cut off {cut:.1f}".format(**share),
+            ", ".join(f"{family} {100 * p:.1f}" for family, p in success.items()),
             "reported",
         )
     yield longer(m.logs, ("failure", "plain", "medium", "plain-long"), "failure", "plain")
@@ -507,7 +578,7 @@ def reported(m):
         "control: cost",
         "",
         "million tokens "
-        + ", ".join(f"{arm} {million[arm]:.2f}" for arm in ("failure", "plain", "plain-long", "medium"))
+        + ", ".join(f"{arm} {million[arm]:.2f}" for arm in ("failure", "plain", "plain-long"))
         + "; of failure's {:.2f} were spent before step 1, of plain's {:.2f}; ".format(*mining)
         + "seconds of training "
         + ", ".join(f"{arm} {s:.0f}" for arm, s in seconds.items()),

@@ -32,7 +32,7 @@ OLD = [name for name in TABLES if run.of_another_task(
     [one for seeds in packed.load(RESULTS / f"{name}.json.xz").values() for one in seeds.values()], run.plan_of(name, []))]  # fmt: skip
 MADE_BY = {method: [method] for method in TABLES}
 SWEEP = ["--sweep", "lr", "5e-5", "1e-4", "1.5e-4", "2e-4", "4e-4", "8e-4"]
-for swept in ("grpo", "lte", "pos_neg_pairing", "prefix_rl"):
+for swept in ("failure_prefix", "grpo", "lte", "pos_neg_pairing", "prefix_rl"):
     MADE_BY[f"{swept}-lr"] = [swept, "--seeds", "10", "11", "12", *SWEEP]
 
 

@@ -299,6 +299,25 @@ def test_lines_written_again_are_counted_by_what_was_taken_back(text, lines, rig
         "lines": lines, "right": right, "right at last": at_last, "taken back": taken_back, "rightly": rightly, "wrong": wrong}
 
 
+def test_a_first_go_has_no_second_line_and_leaves_the_model_as_it_was(tmp_path):
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join((ROOT / "tiny/harder.jsonl").open().readlines()[:3]))
+    settings = {"dtype": "float32", "temperature": 1.0, "max_tokens": 80, "instruction": "", "eval_sets": [str(few)]}
+    model, texts = claims_failure_prefix.Analyst(ROOT / "tiny/model", settings), []
+    groups = model.groups
+
+    def watched(*args):
+        found = groups(*args)
+        texts.extend(model.tokenizer.decode(r.completion_ids) for group in found for r in group)
+        return found
+
+    model.groups = watched
+    first = claims_failure_prefix.first_go(model)["few"]
+    assert len(texts) == 24 and not any("no " in text for text in texts) and 0 <= first <= 1
+    model.asked(model.problems(str(few)), 8, "first go")
+    assert any("no " in text for text in texts[24:])
+
+
 def test_true_solutions_and_traces_that_are_right_by_accident(tmp_path, tiny):
     """Of eight recorded answers one is a box without a reading: right, and not sound. All get solutions that are right by the verifier."""
     assert claims_prefix_rl.true_solution("((7+n9)-2)+n9", {"n9": 4}) == "n9=4; 7+4=11; 11-2=9; n9=4; 9+4=13; \\boxed{13}"
