@@ -58,13 +58,9 @@ COMMANDS["permuted"] = ["results/erpo_permuted.py"]
 SEEDS = range(8)
 FEW = {"dapo-hot": 4, "ra-2": 4, "entropy": 4}  # seeds of arms on which no verdict rests
 METRICS = (
-    "num_tokens",
-    r"time/(sample|verify|train)",
-    "frac_all_right",
-    r"eval/harder/avg@\d+",
-    r"temperature/(visits|revived)@.*",
-    r"temperature/(draws|mean|at_max|decile_[19])",
-)
+    "num_tokens", r"time/(sample|verify|train)", "frac_all_right", r"eval/harder/avg@\d+",
+    r"temperature/(visits|revived)@.*", r"temperature/(draws|mean|at_max|decile_[19])", r"batch/.*",
+)  # fmt: skip
 SHOWN = ("erpo", "dapo", "ra", "dapo-hot-T1")  # in the figure
 PANELS = {
     r"eval/test/avg@\d+": "held-out score (avg@n)",
@@ -80,9 +76,9 @@ EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 def measured(model):
     """What the statements need of a model.
 
-    right: right ones among HELD_OUT samples of each held-out problem. entropy: mean -log p of those, in
-    nats a token. all_right: {temperature: 1.0 for each training question with GROUP right ones, 0.0 for
-    others}. train: success on each training question.
+    right: right ones among HELD_OUT samples of each held-out problem, and families: what kind each is of.
+    entropy: mean -log p of those, in nats a token. trained: {temperature: right ones among GROUP samples of
+    each training question}.
     """
     settings = model.settings
     problems = model.problems(settings["eval_sets"][0])
@@ -95,10 +91,10 @@ def measured(model):
     return {
         "right": [int(sum(r.reward for r in group)) for group in groups],
         "entropy": mean(-logp for group in groups for r in group for logp in r.logps),
-        "all_right": {
-            str(heat): [float(all(r.reward for r in group)) for group in some] for heat, some in at.items()
+        "families": [p["family"] for p in problems],
+        "trained": {
+            str(heat): [int(sum(r.reward for r in group)) for group in some] for heat, some in at.items()
         },
-        "train": [mean(r.reward for r in group) for group in at[1.0]],
     }
 
 
@@ -134,12 +130,21 @@ class Measured:
         self.steps = {arm: [rows[1:] for rows in some] for arm, some in self.rows.items()}
         self.active = {arm: self.over(active, arm, LATE) for arm in logs.arms}
         self.end = {arm: {k: passes(self.found[arm], k) for k in (1, 8)} for arm in logs.arms}
-        begin = passes(logs.measured("erpo", "start"), 1)
+        self.start = logs.measured("erpo", "start")
+        begin = passes(self.start, 1)
         self.gain = {arm: student(leads(self.end[arm][1], begin)) for arm in logs.arms}
 
     def over(self, value, arm, part):
         """Mean of value(row) over some steps of each run of an arm."""
         return [mean(map(value, rows[part])) for rows in self.steps[arm]]
+
+    def usual(self, metric, arm):
+        """Mean of a metric over all steps of an arm that have it."""
+        return mean(row[metric] for rows in self.steps[arm] for row in rows if metric in row)
+
+    def trained(self, arm, heat=1.0):
+        """Success of each run on each of its training questions."""
+        return [[right / GROUP for right in one["trained"][str(heat)]] for one in self.found[arm]]
 
     def ahead(self, arm, other, k=1):
         """Points of pass@k between two arms, and the interval."""
@@ -177,7 +182,7 @@ def passes(some, k):
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
     measured = Measured(logs)
-    for part in (signal, outcome, temperatures, choices):
+    for part in (signal, outcome, learned, temperatures, choices):
         yield from part(measured)
 
 
@@ -192,7 +197,10 @@ def signal(m):
         f"{grown[0]:.2f} to {grown[1]:.2f}; active {fallen[0]:.2f} to {fallen[1]:.2f}",
         verdict(grown[1] > 0.7 and fallen[1] < fallen[0]),
     )
-    shares = [mean(mean(one["all_right"][str(heat)]) for one in m.found["dapo"]) for heat in HEATS]
+    shares = [
+        mean(mean(right == GROUP for right in one["trained"][str(heat)]) for one in m.found["dapo"])
+        for heat in HEATS
+    ]
     yield (
         "S2 fragility",
         "after dapo, all-right share of the training questions falls from T 1.0 to 1.2 to 1.5, by .1 or more",
@@ -221,8 +229,7 @@ def signal(m):
 def outcome(m):
     """S5, after as many updates and after as many tokens."""
     overfit = {
-        arm: mean(mean(one["train"]) - mean(e) for one, e in zip(m.found[arm], m.end[arm][1]))
-        for arm in ("ra", "erpo")
+        arm: 100 * mean(leads(m.trained(arm), m.end[arm][1])) for arm in ("ra", "erpo")
     }
     lead, gain = m.ahead("erpo", "dapo"), m.gain
     yield above(
@@ -235,7 +242,7 @@ def outcome(m):
         "gains "
         + ", ".join(f"{arm} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
         + f"; erpo minus dapo {points(lead)}, pass@8 {points(m.ahead('erpo', 'dapo', 8))}; "
-        f"training minus held-out score: ra {100 * overfit['ra']:.1f}, erpo {100 * overfit['erpo']:.1f}",
+        f"training minus held-out score: ra {overfit['ra']:.1f}, erpo {overfit['erpo']:.1f}",
         verdict(
             lead[1] > 0
             and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])
@@ -273,6 +280,60 @@ def outcome(m):
         "reported",
     )
     yield longer(m.logs, arms, "erpo", "dapo")
+
+
+def learned(m):
+    """What a batch is made of, and what becomes of which questions."""
+    arms = ("dapo", "ra", "temp", "erpo")
+    parts = {}
+    for kind, name in (("ra", "all-right groups"), ("heated", "heated mixed groups")):
+        for what, of in (("tokens", "tokens"), ("pull", "tokens times size of advantage")):
+            metric = f"batch/{kind}_{what}"
+            parts[f"{name}, share of {of}"] = ", ".join(f"{arm} {m.usual(metric, arm):.2f}" for arm in arms)
+    yield (
+        "what the batches are made of, all steps",
+        "",
+        "; ".join(f"{name}: {text}" for name, text in parts.items()),
+        "reported",
+    )
+    kinds = {"none": (0, 0), "some": (1, GROUP - 1), "all": (GROUP, GROUP)}
+    pairs = {arm: list(zip(m.trained(arm), (one["trained"]["1.0"] for one in m.start))) for arm in arms}
+
+    def success(arm, low, high):
+        return 100 * mean(
+            mean(after for after, before in zip(*pair) if low <= before <= high) for pair in pairs[arm]
+        )
+
+    yield (
+        f"training questions, by how many of {GROUP} were right before training: success after it",
+        "",
+        "; ".join(
+            f"{name}: " + ", ".join(f"{arm} {success(arm, *limits):.1f}" for arm in arms)
+            for name, limits in kinds.items()
+        ),
+        "reported",
+    )
+    yield (
+        f"training questions at T {', '.join(map(str, HEATS))}: success",
+        "",
+        "; ".join(
+            f"{arm} " + " ".join(f"{100 * mean(map(mean, m.trained(arm, heat))):.1f}" for heat in HEATS)
+            for arm in arms
+        ),
+        "reported",
+    )
+
+    def of_family(one, family):
+        return mean(right / HELD_OUT for right, kind in zip(one["right"], one["families"]) if kind == family)
+
+    texts = []
+    for family in sorted(set(m.start[0]["families"])):
+        scores = {arm: [of_family(one, family) for one in m.found[arm]] for arm in arms}
+        lead = points(student([a - b for a, b in zip(scores["erpo"], scores["dapo"])]))
+        before = 100 * mean(of_family(one, family) for one in m.start)
+        after = ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in scores.items())
+        texts.append(f"{family}: {before:.1f} to {after}; erpo minus dapo {lead}")
+    yield "held-out families, before and after", "", "; ".join(texts), "reported"
 
 
 def temperatures(m):

@@ -7,7 +7,7 @@
 
 Other flags go to erpo.py. Logs besides its metrics: deciles of the temperatures; of the questions that were
 all right at their last visit, how many came out mixed (revived), by temperature; all-right groups of a few
-questions at three temperatures.
+questions at three temperatures; of what is trained on, how much is of all-right and of heated mixed groups.
 """
 
 import sys
@@ -98,8 +98,33 @@ class History(erpo.Tracker):
         self.streaks = state["streaks"]
 
 
+def made_of(batches, ra, start):
+    """Shares of the trained tokens that are of all-right groups (ra), and of mixed groups that were sampled
+    hotter (heated) -> dict of metrics. pull: the same with each token weighed by the size of its advantage.
+
+    ra: the advantage in all-right groups, which no response of a mixed one has; start: the first temperature.
+    """
+    if not batches:
+        return {}
+    tokens = torch.cat([batch["completion_mask"].sum(1) for batch in batches]).double()
+    advantages = torch.cat([batch["advantages"] for batch in batches]).double()
+    of_ra = (advantages - ra).abs() < 1e-6
+    heated = ~of_ra & (torch.cat([batch["temperatures"] for batch in batches]) > start)
+    return {
+        f"batch/{kind}_{what}": (weights[rows].sum() / weights.sum()).item()
+        for kind, rows in (("ra", of_ra), ("heated", heated))
+        for what, weights in (("tokens", tokens), ("pull", tokens * advantages.abs()))
+    }
+
+
 class Probing(erpo.Run):
-    """A run whose evaluation also samples some training questions at three temperatures."""
+    """A run that logs what its batches are made of, and that samples some training questions at three
+    temperatures when it is evaluated."""
+
+    def shared_metrics(self, rewards, rollouts, batches, *rest):
+        metrics = super().shared_metrics(rewards, rollouts, batches, *rest)
+        ra = erpo.ra_advantage(self.args.group_size)
+        return metrics | made_of(batches, ra, self.args.temperature)
 
     def evaluate(self, final=False):
         metrics, args = super().evaluate(final), self.args

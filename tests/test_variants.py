@@ -75,6 +75,18 @@ def test_what_is_logged_of_the_temperatures():
     assert [metrics[f"temperature/decile_{d}"] for d in (1, 5, 9)] == [1.25, 1.25, 1.25]
 
 
+def test_what_a_batch_is_made_of():
+    """Ten tokens: four of an all-right group, two of a heated mixed one, whose advantages are as large, four of an unheated one, half as large."""
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    first = {"completion_mask": mask, "advantages": torch.tensor([0.5, -0.5]), "temperatures": torch.tensor([1.5, 1.2])}
+    other = {"completion_mask": mask[:1], "advantages": torch.tensor([0.25]), "temperatures": torch.tensor([1.0])}
+    assert erpo_variants.made_of([first, other], 0.5, 1.0) == pytest.approx({
+        "batch/ra_tokens": 0.4, "batch/ra_pull": 0.5, "batch/heated_tokens": 0.2, "batch/heated_pull": 0.25})  # fmt: skip
+    assert erpo_variants.made_of([], 0.5, 1.0) == {}
+    mixed = [erpo_variants.erpo.group_advantages(torch.tensor([[1.0] * n + [0.0] * (8 - n)]), True) for n in range(1, 8)]
+    assert min((advantages - erpo_variants.erpo.ra_advantage(8)).abs().min() for advantages in mixed) > 0.02  # so that RA's are known by it
+
+
 def test_constant_heat_scored_at_one():
     scored_at = [erpo_variants.scoring(torch.tensor([1.5]), mode, 1.5).item() for mode in ("score_T1", "score_T0", "is_corrected", "score_T")]
     assert scored_at == [1, 1.5, 1.5, 1.5]
