@@ -293,7 +293,7 @@ def test_statements_about_the_pool_by_hand():
     assert "lte 0.30 [0.30, 0.30]" in right and "lte 0.30 [0.30, 0.30]" in wrong  # .2 and .4; .3 and .3
     assert rows["seconds without evaluation"][1].startswith("grpo 10; ")
     cost = rows["share of the 0.00 million tokens that went before step 1, and steps"][1]
-    assert cost.startswith("grpo 0.00, 2; failure_prefix 0.40, 2;") and cost.endswith("; lte 0.00, 2")
+    assert cost.startswith("grpo 0.00, 2; failure_prefix 0.40, 2;") and "; lte 0.00, 2;" in cost
     assert rows["entropy on held-out problems, nats a token"][1].startswith("before 0.500; grpo 0.400;")
 
 
