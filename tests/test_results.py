@@ -126,6 +126,20 @@ def test_what_is_missing_is_run(tmp_path, monkeypatch):
     assert runs["behind"]["0"]["metrics"]["reward"] == [None, 0] and runs["behind"]["0"]["task"] == kept["task"]
 
 
+def test_the_other_task_is_made_where_an_arm_needs_it(tmp_path, monkeypatch):
+    made, folder = [], tmp_path / "logs" / "task-1"
+    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    monkeypatch.setattr(run, "ask", lambda *command: made.append(command))
+    run.make_other_task(["--lr", "1e-4"])
+    assert not made
+    run.make_other_task(["--data", str(folder / "train.jsonl")])
+    assert made == [("tiny/make.py", "--seed", 1, "--out", folder)]
+    (folder / "model").mkdir(parents=True)
+    run.make_other_task(["--data", str(folder / "train.jsonl")])
+    assert len(made) == 1
+    assert str(run.ROOT / "results/logs/task-1/train.jsonl") in run.plan_of("grpo", []).ARMS["another task"]
+
+
 def test_a_sweep_makes_once_what_its_values_share():
     """Only the swept arm is trained, and what the first value has mined is read by the others; grpo.py has neither."""
     assert run.plan_of("failure_prefix", ["lr", "1e-4", "2e-4"]).ARMS == {
