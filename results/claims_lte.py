@@ -8,9 +8,9 @@ counts of questions whose first group of G, before any hint, is all wrong, mixed
 """
 
 import json
-import statistics
 import sys
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 from analysis import (
@@ -61,6 +61,7 @@ HELD_OUT = 32  # samples of each held-out problem
 TRIES = 64  # samples of a question under a hint
 POOL = 400  # training questions that are asked
 KS = (1, 8, 32)
+EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
 def held_out(model):
@@ -74,8 +75,8 @@ def held_out(model):
     return {
         "right": [int(sum(r.reward for r in group)) for group in groups],
         "families": [p["family"] for p in problems],
-        "length": statistics.fmean(len(r.completion_ids) for r in rollouts),
-        "entropy": statistics.fmean(-logp for r in rollouts for logp in r.logps),
+        "length": mean(len(r.completion_ids) for r in rollouts),
+        "entropy": mean(-logp for r in rollouts for logp in r.logps),
     }
 
 
@@ -131,139 +132,180 @@ def main(folder, first):
 # ---- the statements ----
 
 
+class Measured:
+    """What the statements are about, of all runs. logs: packed.Logs."""
+
+    def __init__(self, logs):
+        self.logs, self.arms = logs, [arm for arm in logs.arms if not arm.endswith("another task")]
+        self.found = {arm: logs.measured(arm) for arm in logs.arms}
+        self.start = logs.measured("lte", "start")
+        self.steps = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in self.arms}
+        self.end = {arm: {k: passes(some, k) for k in KS} for arm, some in self.found.items()}
+        self.begin = {k: passes([one["held_out"] for one in self.start], k) for k in KS}
+        self.batch = sum(self.steps["grpo"][0][0][f"hint/{kind}_pass"] for kind in ("none", "some", "all"))
+
+    def count(self, arm, kind, part):
+        """Mean count of a kind of questions over some steps, for each seed."""
+        return [mean(row[f"hint/{kind}_pass"] for row in rows[part]) for rows in self.steps[arm]]
+
+    def fewer(self, kind, one, other):
+        """What is counted at the end in one arm minus that in another, and the interval."""
+        pairs = zip(self.count(one, kind, LATE), self.count(other, kind, LATE), strict=True)
+        return student([a - b for a, b in pairs])
+
+    def ahead(self, one, other, k):
+        """Points of pass@k between two arms, and the interval."""
+        return student(leads(self.end[one][k], self.end[other][k]))
+
+    def each(self, name, arms=None):
+        """Mean over seeds of a number that was measured on the models, of each arm."""
+        return {arm: mean(one[name] for one in self.found[arm]) for arm in arms or self.arms}
+
+
+def passes(some, k):
+    return [[pass_at_k(HELD_OUT, right, k) for right in one["right"]] for one in some]
+
+
+def level(some):
+    return 100 * mean(map(mean, some))
+
+
+def show(triple):
+    return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*triple)
+
+
+def listed(values, digits):
+    return ", ".join(f"{arm} {value:.{digits}f}" for arm, value in values.items())
+
+
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
-    found, start = {arm: logs.measured(arm) for arm in logs.arms}, logs.measured("lte", "start")
-    arms = [arm for arm in logs.arms if not arm.endswith("another task")]
-    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in arms}
-    mean = statistics.fmean
-    third = len(metrics["lte"][0]) // 3
+    measured = Measured(logs)
+    for part in (stagnation, before_learning, transfer, headline, more_samples, entropy, responses, reported):
+        yield from part(measured)
 
-    def count(arm, kind, last):
-        """Mean count over the last steps, for each seed."""
-        return [mean(row[f"hint/{kind}_pass"] for row in rows[-last:]) for rows in metrics[arm]]
 
-    def passes(some, k):
-        return [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]
-
-    def gap(kind, one, other, last=10):
-        return student([a - b for a, b in zip(count(one, kind, last), count(other, kind, last), strict=True)])
-
-    batch = sum(metrics["grpo"][0][0][f"hint/{kind}_pass"] for kind in ("none", "some", "all"))
-
-    def show(triple):
-        return "{:+.2f} [{:+.2f}, {:+.2f}]".format(*triple)
-
-    middle = {
-        kind: mean(
-            mean(row[f"hint/{kind}_pass"] for row in rows[third : 2 * third]) for rows in metrics["grpo"]
-        )
-        for kind in ("none", "all")
-    }
-    late = {kind: mean(count("grpo", kind, third)) for kind in ("none", "all")}
+def stagnation(m):
+    """1."""
+    third = len(m.steps["lte"][0]) // 3
+    middle, late = (
+        {kind: mean(m.count("grpo", kind, part)) for kind in ("none", "all")}
+        for part in (slice(third, 2 * third), slice(-third, None))
+    )
     yield (
         "1 GRPO stagnates",
         "none-pass falls by less than a tenth from middle to last third, stays above a tenth of the "
         "batch; all-pass rises",
-        f"none-pass {middle['none']:.1f} to {late['none']:.1f} of {batch}, all-pass {middle['all']:.1f} to "
+        f"none-pass {middle['none']:.1f} to {late['none']:.1f} of {m.batch}, all-pass {middle['all']:.1f} to "
         f"{late['all']:.1f}",
         verdict(
             middle["none"] - late["none"] < 0.1 * middle["none"]
-            and late["none"] > batch / 10
+            and late["none"] > m.batch / 10
             and late["all"] > middle["all"]
         ),
     )
-    tried = start[0]["hints"]  # the same in all seeds: intervals are over questions
-    better = {
-        kind: student([a - b for a, b in zip(tried["own"], tried[kind])]) for kind in ("plain", "other")
-    }
-    yield (
-        "2 the hint works before any learning",
-        "all-wrong questions: more success than with as many plain tries, points",
-        f"{100 * mean(tried['own']):.1f} % against {100 * mean(tried['plain']):.1f} %: "
-        f"{points(better['plain'])} over {len(tried['own'])} questions",
-        verdict(better["plain"][1] > 0),
-    )
-    yield (
-        "3 it is the content",
-        "more success than with another question's answers",
-        f"{100 * mean(tried['own']):.1f} % against {100 * mean(tried['other']):.1f} %: "
-        f"{points(better['other'])} over {len(tried['own'])} questions",
-        verdict(better["other"][1] > 0),
-    )
-    gaps = {arm: gap("none", "lte", arm) for arm in ("grpo", "extra", "placebo", "matched")}
-    early = mean(
-        mean(row["hint/none_pass"] for row in a[:5]) - mean(row["hint/none_pass"] for row in b[:5])
-        for a, b in zip(metrics["lte"], metrics["grpo"])
-    )
+
+
+def before_learning(m):
+    """2 and 3. The same in all seeds: intervals are over questions."""
+    tried = m.start[0]["hints"]
+    for kind, what, needed in (
+        (
+            "plain",
+            "2 the hint works before any learning",
+            "all-wrong questions: more success than with as many plain tries, points",
+        ),
+        ("other", "3 it is the content", "more success than with another question's answers"),
+    ):
+        better = student([a - b for a, b in zip(tried["own"], tried[kind])])
+        yield (
+            what,
+            needed,
+            f"{100 * mean(tried['own']):.1f} % against {100 * mean(tried[kind]):.1f} %: {points(better)} "
+            f"over {len(tried['own'])} questions",
+            verdict(better[1] > 0),
+        )
+
+
+def transfer(m):
+    """4."""
+    gaps = {arm: m.fewer("none", "lte", arm) for arm in ("grpo", "extra", "placebo", "matched")}
+    early = mean(a - b for a, b in zip(*(m.count(arm, "none", EARLY) for arm in ("lte", "grpo"))))
     yield (
         "4 it transfers to the plain question",
         "none-pass of the last ten steps below GRPO's and GRPO-Extra's; not so in the first five",
         "LTE minus "
-        + ", ".join(f"{arm} {show(g)}" for arm, g in gaps.items())
+        + ", ".join(f"{arm} {show(gap)}" for arm, gap in gaps.items())
         + f"; in the first five steps, GRPO {early:+.2f}",
         verdict(gaps["grpo"][2] < 0 and gaps["extra"][2] < 0 and abs(early) < 0.5 * abs(gaps["grpo"][0])),
     )
-    end = {arm: {k: passes(found[arm], k) for k in KS} for arm in arms}
-    begin = {k: passes([one["held_out"] for one in start], k) for k in KS}
 
+
+def headline(m):
+    """LTE above GRPO, here and in another task."""
     for other, why in (("grpo", "as many updates"), ("matched", "about as many tokens")):
         for k in (1, 8):
             what = f"LTE above GRPO ({other}): {why}, held-out pass@{k}"
-            yield above(what, leads(end["lte"][k], end[other][k]))
+            yield above(what, leads(m.end["lte"][k], m.end[other][k]))
     for k in (1, 8):
-        pair = (passes(found[f"{arm}, another task"], k) for arm in ("lte", "grpo"))
-        yield above(f"LTE above GRPO in another task: as many updates, held-out pass@{k}", leads(*pair))
+        ends = [m.end[f"{arm}, another task"][k] for arm in ("lte", "grpo")]
+        what, needed, text, held = above(
+            f"LTE above GRPO in another task: as many updates, held-out pass@{k}", leads(*ends)
+        )
+        yield what, needed, "{}; lte {:.1f}, grpo {:.1f}".format(text, *map(level, ends)), held
 
-    def level(some):
-        return 100 * mean(map(mean, some))
+
+def more_samples(m):
+    """5 to 7."""
 
     def nearer(value, low, high):
         return abs(value - low) < abs(value - high)
 
-    none = {arm: mean(count(arm, "none", 10)) for arm in arms}
+    none = {arm: mean(m.count(arm, "none", LATE)) for arm in m.arms}
+    eight = {arm: level(m.end[arm][8]) for arm in m.arms}
     yield (
         "5 more samples alone are not it",
         "GRPO-Extra nearer GRPO than LTE, in none-pass and held-out pass@8",
         ", ".join(
-            f"{arm} {none[arm]:.1f} and {level(end[arm][8]):.1f}"
+            f"{arm} {none[arm]:.1f} and {eight[arm]:.1f}"
             for arm in ("grpo", "extra", "matched", "placebo", "lte")
         )
-        + f"; LTE minus extra, pass@8 {points(student(leads(end['lte'][8], end['extra'][8])))}",
+        + f"; LTE minus extra, pass@8 {points(m.ahead('lte', 'extra', 8))}",
         verdict(
             nearer(none["extra"], none["grpo"], none["lte"])
-            and nearer(level(end["extra"][8]), level(end["grpo"][8]), level(end["lte"][8]))
+            and nearer(eight["extra"], eight["grpo"], eight["lte"])
         ),
     )
-    some, full = gap("some", "lte", "grpo"), gap("all", "lte", "grpo")
+    some, full = m.fewer("some", "lte", "grpo"), m.fewer("all", "lte", "grpo")
     yield (
         "6 more learnable, not more saturated questions",
         "some-pass above GRPO's, all-pass no higher, last ten steps",
-        f"some-pass {show(some)}, all-pass {show(full)} of {batch}",
+        f"some-pass {show(some)}, all-pass {show(full)} of {m.batch}",
         verdict(some[1] > 0 and full[1] <= 0),
     )
-    table = "; ".join(
-        f"{arm} " + " ".join(f"{level(v[k]):.1f}" for k in KS) for arm, v in {"start": begin, **end}.items()
-    )
-    lead = {k: student(leads(end["lte"][k], end["grpo"][k])) for k in KS}
+    ends = {"start": m.begin} | {arm: m.end[arm] for arm in m.arms}
+    table = "; ".join(f"{arm} " + " ".join(f"{level(v[k]):.1f}" for k in KS) for arm, v in ends.items())
+    lead, most = {k: m.ahead("lte", "grpo", k) for k in KS}, KS[-1]
     yield (
         f"7 upper bound, held-out pass@{', '.join(map(str, KS))}",
         "GRPO at the largest k no better than the start; LTE ahead of it there by more than at 1",
-        f"{table}; LTE minus GRPO " + ", ".join(points(lead[k]) for k in KS),
-        verdict(level(end["grpo"][KS[-1]]) <= level(begin[KS[-1]]) and lead[KS[-1]][0] > max(0, lead[1][0])),
+        f"{table}; LTE minus GRPO " + ", ".join(map(points, lead.values())),
+        verdict(level(m.end["grpo"][most]) <= level(m.begin[most]) and lead[most][0] > max(0, lead[1][0])),
     )
-    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in arms}
-    more = student([a["entropy"] - b["entropy"] for a, b in zip(found["lte"], found["grpo"], strict=True)])
-    bonus = student(leads(end["entropy"][1], end["lte"][1]))
+
+
+def entropy(m):
+    """8, and the bonus alone."""
+    pairs = zip(m.found["lte"], m.found["grpo"], strict=True)
+    more = student([a["entropy"] - b["entropy"] for a, b in pairs])
+    bonus = m.ahead("entropy", "lte", 1)
     yield (
         "8 entropy",
         "LTE's above GRPO's at the end, at no lower pass@1; a bonus adds to the lead",
-        ", ".join(f"{arm} {heat[arm]:.3f}" for arm in ("lte", "grpo", "entropy"))
+        listed(m.each("entropy", ("lte", "grpo", "entropy")), 3)
         + f" nats a token on held-out problems; LTE minus GRPO {show(more)}; bonus {points(bonus)} points "
-        "of pass@1; "
-        "with the bonus LTE minus GRPO "
-        f"{points(student(leads(end['entropy'][1], end['grpo-entropy'][1])))}",
-        verdict(more[1] > 0 and lead[1][2] > 0 and bonus[0] > 0),
+        f"of pass@1; with the bonus LTE minus GRPO {points(m.ahead('entropy', 'grpo-entropy', 1))}",
+        verdict(more[1] > 0 and m.ahead("lte", "grpo", 1)[2] > 0 and bonus[0] > 0),
     )
     beside = {  # added after the look at what 8 says
         "GRPO with the bonus minus GRPO": ("grpo-entropy", "grpo"),
@@ -275,12 +317,16 @@ def statements(logs):
         "the bonus alone, and any list, held-out pass@1 and 8",
         "",
         "; ".join(
-            f"{what} " + " and ".join(points(student(leads(end[a][k], end[b][k]))) for k in (1, 8))
-            for what, (a, b) in beside.items()
+            f"{what} " + " and ".join(points(m.ahead(*pair, k)) for k in (1, 8))
+            for what, pair in beside.items()
         ),
         "reported",
     )
-    length = {arm: mean(one["length"] for one in found[arm]) for arm in arms}
+
+
+def responses(m):
+    """9 and 10."""
+    length = m.each("length")
     yield (
         "9 length",
         "LTE's held-out responses longer than GRPO's",
@@ -288,54 +334,52 @@ def statements(logs):
         verdict(length["lte"] > length["grpo"]),
     )
     ratios = [
-        [row["hint/log_ratio"] for row in rows if row["hint/log_ratio"]] or [0.0] for rows in metrics["lte"]
+        [row["hint/log_ratio"] for row in rows if row["hint/log_ratio"]] or [0.0] for rows in m.steps["lte"]
     ]
     first = mean(r[0] for r in ratios)
-    begun, ended = (mean(mean(r[part]) for r in ratios) for part in (slice(10), slice(-10, None)))
+    begun, ended = (mean(mean(r[part]) for r in ratios) for part in (slice(10), LATE))
     yield (
         "10 ratio",
         "mean log ratio of hinted tokens below 0, not 0 at the first update, and nearer 0 later",
         f"first {first:.3f}, first ten steps {begun:.3f}, last ten {ended:.3f}",
         verdict(first < 0 and begun < 0 and abs(ended) < abs(begun)),
     )
-    kinds = sorted(set(start[0]["held_out"]["families"]))
 
-    def of(one, kind):
+
+def reported(m):
+    """Families, longer problems, and what a run costs."""
+    held_out = [one["held_out"] for one in m.start]
+    kinds = sorted(set(held_out[0]["families"]))
+
+    def of(kind, one):
         return mean(c / HELD_OUT for c, family in zip(one["right"], one["families"]) if family == kind)
 
-    parts = {
-        name: " ".join(f"{kind} {100 * mean(of(one, kind) for one in some):.1f}" for kind in kinds)
-        for name, some in {
-            "start": [one["held_out"] for one in start],
-            **{arm: found[arm] for arm in ("grpo", "extra", "lte")},
-        }.items()
-    }
+    def by_kind(some):
+        return " ".join(f"{kind} {100 * mean(of(kind, one) for one in some):.1f}" for kind in kinds)
+
+    models = {"start": held_out} | {arm: m.found[arm] for arm in ("grpo", "extra", "lte")}
     yield (
         "held-out success by family",
         "",
-        "; ".join(f"{name}: {text}" for name, text in parts.items()),
+        "; ".join(f"{name}: {by_kind(some)}" for name, some in models.items()),
         "reported",
     )
-    yield longer(logs, arms, "lte", "grpo")
+    yield longer(m.logs, m.arms, "lte", "grpo")
     phases = [f"time/{phase}" for phase in ("sample", "verify", "train")]
     seconds = {
-        arm: mean(sum(row[phase] for row in rows for phase in phases) for rows in metrics[arm])
+        arm: mean(sum(row[phase] for row in rows for phase in phases) for rows in m.steps[arm])
         for arm in ("grpo", "extra", "lte")
     }
-    cost = {arm: mean(rows[-1]["num_tokens"] for rows in metrics[arm]) / 1e6 for arm in arms}
-    refine = [
-        mean(row["hint/refine_rate"] for rows in metrics[arm] for row in rows)
-        for arm in ("lte", "placebo", "extra")
-    ]
+    cost = {arm: mean(rows[-1]["num_tokens"] for rows in m.steps[arm]) / 1e6 for arm in m.arms}
+    rescued = {
+        name: mean(row["hint/refine_rate"] for rows in m.steps[arm] for row in rows)
+        for name, arm in {"LTE": "lte", "placebo": "placebo", "extra": "extra"}.items()
+    }
     yield (
         "cost and rescues",
         "",
-        "million tokens "
-        + ", ".join(f"{arm} {value:.1f}" for arm, value in cost.items())
-        + "; seconds without evaluation "
-        + ", ".join(f"{arm} {value:.0f}" for arm, value in seconds.items())
-        + f"; all-wrong questions with a rescue: LTE {refine[0]:.3f}, placebo {refine[1]:.3f}, extra "
-        f"{refine[2]:.3f}",
+        f"million tokens {listed(cost, 1)}; seconds without evaluation {listed(seconds, 0)}; all-wrong "
+        f"questions with a rescue: {listed(rescued, 3)}",
         "reported",
     )
 

@@ -58,6 +58,7 @@ COMMANDS |= {
     "lte+failures": ["results/pool_combined.py"],
     "grpo+entropy": ["results/pool_variants.py", "grpo"],
 }
+COMPARED = ("lte+failures", "failure_prefix"), ("lte+failures", "lte"), ("grpo+entropy", "lte")
 MEETS = {  # how each arm meets the pool
     "failure_prefix": "half of each batch stands behind failures of 24 questions that were right 15 times of "
     "16, half are plain questions of the whole pool; no advice on mixing was found, and behind prefixes "
@@ -167,6 +168,13 @@ def described(logs, others):
         level = 100 * mean(scores(logs, "grpo", metric))
         leads = {arm: points(student(gaps(logs, arm, metric))) for arm in others}
         found[f"pass@{SAMPLES} above GRPO's {level:.1f}: {name}"] = listed(leads)
+
+    for one, other in COMPARED:
+        for name in SETS:
+            metrics = (f"{name}/avg@{SAMPLES}", f"{name}/pass@{SAMPLES}")
+            pairs = [[scores(logs, arm, metric) for arm in (one, other)] for metric in metrics]
+            texts = [points(student([a - b for a, b in zip(*pair)])) for pair in pairs]
+            found[f"{one} minus {other}, avg@{SAMPLES} and pass@{SAMPLES}: {name}"] = " and ".join(texts)
 
     def late(arm, value):
         return share(student([mean(map(value, rows[1:][-LATE:])) for rows in runs[arm]]))

@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 from pathlib import Path
+from statistics import fmean as mean
 
 import torch
 from analysis import (
@@ -142,8 +143,8 @@ def main(folder, first):
         answers = [{last_boxed(model.tokenizer.decode(r.completion_ids)) for r in group} for group in groups]
         return {
             "right": [int(sum(r.reward for r in group)) for group in groups],
-            "distinct": statistics.fmean(map(len, answers)),
-            "entropy": statistics.fmean(-logp for group in groups for r in group for logp in r.logps),
+            "distinct": mean(map(len, answers)),
+            "entropy": mean(-logp for group in groups for r in group for logp in r.logps),
         }
 
     result = held_out(Analyst(last_checkpoint(folder), settings))
@@ -160,37 +161,59 @@ def main(folder, first):
 # ---- the statements ----
 
 
+class Measured:
+    """What the statements are about, of all runs. logs: packed.Logs."""
+
+    def __init__(self, logs):
+        self.logs, self.arms = logs, logs.arms
+        self.found = {arm: logs.measured(arm) for arm in logs.arms}
+        self.start = logs.measured("pool", "start")
+        self.steps = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in logs.arms}
+        models = self.found | {"start": self.start}
+        self.end = {arm: {k: passes(some, k) for k in KS} for arm, some in models.items()}
+
+    def ahead(self, arm, other, k):
+        """Held-out pass@k of an arm minus another's, or the starting model's, of each seed that both have."""
+        return leads(self.end[arm][k], self.end[other][k])
+
+    def gap(self, arm, other, k):
+        """The mean of ahead(), and the interval."""
+        return student(self.ahead(arm, other, k))
+
+    def each(self, name, arms):
+        """Mean over seeds of a number that was measured on the models, of each arm."""
+        return {arm: mean(one[name] for one in self.found[arm]) for arm in arms}
+
+
+def passes(some, k):
+    return [[pass_at_k(HELD_OUT, right, k) for right in one["right"]] for one in some]
+
+
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
-    found, start = {arm: logs.measured(arm) for arm in logs.arms}, logs.measured("pool", "start")
-    metrics = {arm: [rows[1:] for rows in logs.rows(arm)] for arm in logs.arms}
-    mean = statistics.fmean
+    measured = Measured(logs)
+    for part in (headline, exploration, direction, weight, refutations, halves, held_out_questions, reported):
+        yield from part(measured)
 
-    def passes(some, k):
-        return [[pass_at_k(HELD_OUT, c, k) for c in one["right"]] for one in some]
 
-    def gap(arm, other, k):
-        """Held-out pass@k of an arm minus another's, or the starting model's, over the seeds both have."""
-        return student(ahead(arm, other, k))
-
-    def ahead(arm, other, k):
-        return leads(passes(found[arm], k), passes(start if other == "start" else found[other], k))
-
-    def gains(k):
-        return ", ".join(f"{arm} {points(gap(arm, 'start', k))}" for arm in logs.arms)
-
-    yield above("P1 the pair above the two most varied, held-out pass@8", ahead("pair", "variance", 8))
-    yield above("P1 at pass@1", ahead("pair", "variance", 1))
-    easy, positive = gap("pair", "easy", 8), gap("pair", "positive", 8)
+def headline(m):
+    """P1 and P2."""
+    yield above("P1 the pair above the two most varied, held-out pass@8", m.ahead("pair", "variance", 8))
+    yield above("P1 at pass@1", m.ahead("pair", "variance", 1))
+    easy, positive = m.gap("pair", "easy", 8), m.gap("pair", "positive", 8)
     yield (
         "P2 both halves",
         "pass@8: above two of q-, interval too; not below q+ alone",
         f"minus two easy {points(easy)}, minus q+ alone {points(positive)}",
         verdict(easy[1] > 0 and positive[2] > 0),
     )
-    wide = gap("pair", "start", KS[-1])
-    heat = {arm: mean(one["entropy"] for one in found[arm]) for arm in ("pair", "hard")}
-    begun = mean(one["entropy"] for one in start)
+
+
+def exploration(m):
+    """P3 and P4."""
+    wide = m.gap("pair", "start", KS[-1])
+    heat = m.each("entropy", ("pair", "hard"))
+    begun = mean(one["entropy"] for one in m.start)
     yield (
         f"P3 exploration is kept (pass@{KS[-1]} in place of pass@64)",
         "pass@k not below the start; entropy falls less than with two hard questions",
@@ -198,14 +221,18 @@ def statements(logs):
         f"{heat['hard']:.4f}",
         verdict(wide[2] >= 0 and heat["pair"] > heat["hard"]),
     )
-    level = {arm: gap(arm, "start", 1) for arm in ("pair", "pool")}
+    level = {arm: m.gap(arm, "start", 1) for arm in ("pair", "pool")}
     yield (
         "P4 against the whole pool at as many sequences, pass@1",
         "half of its gain or more",
         f"pair {points(level['pair'])}, pool {points(level['pool'])}",
         verdict(level["pair"][0] >= 0.5 * level["pool"][0] > 0),
     )
-    cosines = {arm: [one["cosine"] for one in found[arm]] for arm in AIMED}
+
+
+def direction(m):
+    """P5."""
+    cosines = {arm: [one["cosine"] for one in m.found[arm]] for arm in AIMED}
     spread = {arm: statistics.pstdev(values) for arm, values in cosines.items()}
     yield (
         "P5 direction of the first step against the pool's",
@@ -216,12 +243,16 @@ def statements(logs):
         ),
         verdict(spread["pair"] < spread["variance"]),
     )
+
+
+def weight(m):
+    """P6."""
     same = max(
         abs(a["grad_norm"] - b["grad_norm"])
-        for one, other in zip(metrics["weight-4"], metrics["pair"])
+        for one, other in zip(m.steps["weight-4"], m.steps["pair"])
         for a, b in zip(one, other)
     )
-    answers = {"role_pooled": gap("pooled-4", "pooled-1", 8), "post_weight": gap("post-4", "pair", 8)}
+    answers = {"role_pooled": m.gap("pooled-4", "pooled-1", 8), "post_weight": m.gap("post-4", "pair", 8)}
     yield (
         "P6 the weight of wrong answers, 4 against 1, under per_prompt",
         "no difference: gradient norms of all steps within .001",
@@ -234,7 +265,11 @@ def statements(logs):
         ", ".join(f"{mode} {points(value)}" for mode, value in answers.items()),
         verdict(any(value[1] > 0 or value[2] < 0 for value in answers.values())),
     )
-    coin, harder = gap("random", "start", 8), gap("pair", "hard", 8)
+
+
+def refutations(m):
+    """What would refute the paper's reasoning."""
+    coin, harder = m.gap("random", "start", 8), m.gap("pair", "hard", 8)
     yield (
         "would refute it: a coin for rewards",
         "gains nothing",
@@ -248,10 +283,14 @@ def statements(logs):
         verdict(harder[2] > 0),
     )
 
-    def turned(arm, name):
-        return [mean(values) for values in zip(*(one[name] for one in found[arm]))]
 
-    same_way = {arm: mean(one["repeat"] for one in found[arm]) for arm in AIMED}
+def halves(m):
+    """The first step once more, and of each half alone."""
+
+    def turned(arm, name):
+        return [mean(values) for values in zip(*(one[name] for one in m.found[arm]))]
+
+    same_way = m.each("repeat", AIMED)
     yield (
         "the first step once more, with fresh samples, and its halves",
         "",
@@ -262,11 +301,15 @@ def statements(logs):
         ),
         "reported",
     )
+
+
+def held_out_questions(m):
+    """What becomes of the held-out problems."""
     yield (
         "distinct answers among 32 to a held-out problem",
         "",
-        f"start {mean(one['distinct'] for one in start):.1f}, "
-        + ", ".join(f"{arm} {mean(one['distinct'] for one in found[arm]):.1f}" for arm in logs.arms),
+        f"start {mean(one['distinct'] for one in m.start):.1f}, "
+        + ", ".join(f"{arm} {value:.1f}" for arm, value in m.each("distinct", m.arms).items()),
         "reported",
     )
     lines = (ROOT / "tiny" / "test.jsonl").read_text().splitlines()  # in the order in which they are asked
@@ -276,27 +319,32 @@ def statements(logs):
         right = [c / HELD_OUT for one in some for c, kind in zip(one["right"], families) if kind == family]
         return 100 * mean(right)
 
-    for arm, some in {"start": start, **{arm: found[arm] for arm in SHOWN}}.items():
+    for arm, some in {"start": m.start, **{arm: m.found[arm] for arm in SHOWN}}.items():
         kinds = ", ".join(f"{family} {of(some, family):.1f}" for family in sorted(set(families)))
         yield f"held-out success by family, {arm}", "", kinds, "reported"
-    yield longer(logs, SHOWN, "pair", "variance")
+    yield longer(m.logs, SHOWN, "pair", "variance")
     for k in KS:
-        yield f"held-out pass@{k} minus the start, points", "", gains(k), "reported"
+        gains = ", ".join(f"{arm} {points(m.gap(arm, 'start', k))}" for arm in m.arms)
+        yield f"held-out pass@{k} minus the start, points", "", gains, "reported"
+
+
+def reported(m):
+    """The pair itself, and what a run costs."""
     rare = {
         when: mean(
             row["pair/rare_share"]
-            for rows in metrics["pair"]
+            for rows in m.steps["pair"]
             for row in rows[part]
             if row["frac_reward_zero_std"] < 1
         )
         for when, part in (("first five", slice(5)), ("last ten", slice(-10, None)))
     }
     mixed = {
-        role: mean(row[f"pair/mixed_{role}"] for rows in metrics["pair"] for row in rows[-10:])
+        role: mean(row[f"pair/mixed_{role}"] for rows in m.steps["pair"] for row in rows[-10:])
         for role in ("positive", "negative")
     }
     again = {
-        role: mean(line["again"] for one in found["pair"] for line in one["chosen"] if line["role"] == sign)
+        role: mean(line["again"] for one in m.found["pair"] for line in one["chosen"] if line["role"] == sign)
         for role, sign in (("q+", 1), ("q-", -1))
     }
     yield (
@@ -308,8 +356,8 @@ def statements(logs):
         f"mixed groups in the last ten steps q+ {mixed['positive']:.2f}, q- {mixed['negative']:.2f}",
         "reported",
     )
-    probing = mean(rows[0]["num_tokens"] for rows in logs.rows("pair")) / 1e6
-    whole = {arm: mean(rows[-1]["num_tokens"] for rows in logs.rows(arm)) / 1e6 for arm in SHOWN}
+    probing = mean(rows[0]["num_tokens"] for rows in m.logs.rows("pair")) / 1e6
+    whole = {arm: mean(rows[-1]["num_tokens"] for rows in m.logs.rows(arm)) / 1e6 for arm in SHOWN}
     yield (
         "cost",
         "",

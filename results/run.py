@@ -112,6 +112,14 @@ def run_seed(method, plan, arm, seed):
     return folder
 
 
+def make_other_task(flags):
+    """The task that some arms train in, results/logs/task-1, if these flags name it and it is not there."""
+    folder = RESULTS / "logs" / "task-1"
+    if any(flag.startswith(str(folder)) for flag in flags) and not (folder / "model").exists():
+        print(f"making another tiny task in {folder}, 20 minutes", flush=True)
+        ask("tiny/make.py", "--seed", 1, "--out", folder)
+
+
 def of_another_task(runs, plan):
     """Whether any of these runs was not made in the tree's task, as far as is known."""
     return any(run.get("task") != plan.task for run in runs)
@@ -132,6 +140,8 @@ def run_missing(method, plan, runs, seeds, jobs):
     if any(stages) and of_another_task([run for some in runs.values() for run in some.values()], plan):
         raise SystemExit(f"error: results/{method}.json.xz holds runs of another tiny task than the tree's,"
                          " and others are missing; move or delete it to measure all anew")
+
+    make_other_task([flag for arm, some in missing.items() if some for flag in plan.ARMS[arm]])
 
     def make(work):
         return packed.pack(run_seed(method, plan, *work), patterns, plan.task)
