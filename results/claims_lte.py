@@ -18,6 +18,7 @@ from analysis import (
     Analyst,
     above,
     bands,
+    final,
     last_checkpoint,
     leads,
     longer,
@@ -253,6 +254,15 @@ def headline(m):
             f"LTE above GRPO in another task: as many updates, held-out pass@{k}", leads(*ends)
         )
         yield what, needed, "{}; lte {:.1f}, grpo {:.1f}".format(text, *map(level, ends)), held
+    runs = {arm: m.logs.rows(f"{arm}, another task") for arm in ("lte", "grpo")}
+    lead = student([a - b for a, b in zip(*(final(some, "harder") for some in runs.values()))])
+    tokens = {arm: mean(rows[-1]["num_tokens"] for rows in some) / 1e6 for arm, some in runs.items()}
+    yield (
+        "another task: longer problems, and tokens",
+        "",
+        f"lte minus grpo {points(lead)}; million tokens {listed(tokens, 1)}",
+        "reported",
+    )
 
 
 def more_samples(m):
@@ -357,7 +367,7 @@ def reported(m):
     def by_kind(some):
         return " ".join(f"{kind} {100 * mean(of(kind, one) for one in some):.1f}" for kind in kinds)
 
-    models = {"start": held_out} | {arm: m.found[arm] for arm in ("grpo", "extra", "lte")}
+    models = {"start": held_out} | {arm: m.found[arm] for arm in ("grpo", "extra", "lte", "grpo-entropy")}
     yield (
         "held-out success by family",
         "",

@@ -49,7 +49,7 @@ ARMS = {
     "pos_neg_pairing": [*UNTIL, "--eval-every=30", "--questions=240"],  # 32 samples each, as in the script
     "lte": [*UNTIL, "--eval-every=13"],
     "lte+failures": [*UNTIL, *MINING, "--eval-every=13"],
-    "grpo+entropy": [*BUDGET, "--entropy-coef=0.003", "--eval-every=25"],  # the arm entropy of claims_lte.py
+    "grpo+entropy": [*BUDGET, "--entropy-coef=0.003", "--eval-every=25"],  # as claims_lte.py's
 }  # fmt: skip
 SHOWN = ("grpo", "failure_prefix", "prefix_rl", "erpo", "pos_neg_pairing", "lte")  # in the figure
 COMMANDS = {arm: ["results/pool_variants.py", arm] for arm in SHOWN}
@@ -65,8 +65,8 @@ MEETS = {  # how each arm meets the pool
     "alone nothing else would be trained",
     "prefix_rl": "half of each batch is its mixture on 12 questions without a right answer in 8 and with one "
     "in 64 more, half are plain questions of the whole pool; its own loss on both",
-    "erpo": "about 4,700 of 3,000 questions are asked within the budget, so that half come up a second "
-    "time, from when on they can be hotter: see the mean temperature",
+    "erpo": "the budget pays for 4,800 groups, 1.6 for each of the 3,000 questions; a question can be hotter "
+    "from its second visit on: see the mean temperature",
     "pos_neg_pairing": "no business here: it trains on two questions, whatever else the pool holds",
     "lte": "as it stands",
     "lte+failures": "half of each batch as in the arm failure_prefix, half as in the arm lte; no hint behind "
@@ -126,15 +126,15 @@ def at(rows, name, tokens):
     return float(numpy.interp(tokens, xs, ys))
 
 
-def scores(logs, arm, name):
-    """A held-out score of each seed of an arm at its seed's budget."""
-    budgets = [rows[-1]["num_tokens"] for rows in logs.rows("grpo")]
+def scores(logs, arm, name, part=1):
+    """A held-out score of each seed of an arm at its seed's budget, or at a part of it."""
+    budgets = [part * rows[-1]["num_tokens"] for rows in logs.rows("grpo")]
     return [at(rows, f"eval/{name}", tokens) for rows, tokens in zip(logs.rows(arm), budgets, strict=True)]
 
 
-def gaps(logs, arm, name):
+def gaps(logs, arm, name, part=1):
     """What an arm is above GRPO, of each seed."""
-    pairs = zip(scores(logs, arm, name), scores(logs, "grpo", name), strict=True)
+    pairs = zip(scores(logs, arm, name, part), scores(logs, "grpo", name, part), strict=True)
     return [one - other for one, other in pairs]
 
 
@@ -169,6 +169,16 @@ def described(logs, others):
         leads = {arm: points(student(gaps(logs, arm, metric))) for arm in others}
         found[f"pass@{SAMPLES} above GRPO's {level:.1f}: {name}"] = listed(leads)
 
+    for name in SETS:
+        metric = f"{name}/avg@{SAMPLES}"
+        early = {arm: points(student(gaps(logs, arm, metric, 0.75))) for arm in others}
+        found[f"above GRPO after three quarters of the tokens: {name}"] = listed(early)
+        ends = {arm: [100 * mean(scores(logs, arm, metric, part)) for part in (0.75, 1)] for arm in runs}
+        rises = {arm: f"{after - before:+.1f}" for arm, (before, after) in ends.items()}
+        found[f"what the last quarter adds: {name}"] = listed(rises)
+    pieces = [gaps(logs, arm, f"test/avg@{SAMPLES}") for arm in ("lte+failures", "lte", "failure_prefix")]
+    more = [both - one - other for both, one, other in zip(*pieces)]
+    found["lte+failures above the sum of its two parts' leads: test"] = points(student(more))
     for one, other in COMPARED:
         for name in SETS:
             metrics = (f"{name}/avg@{SAMPLES}", f"{name}/pass@{SAMPLES}")
