@@ -49,6 +49,7 @@ ARMS = {
     "score_T": [*QUIET, "--score", "score_T"],
     "is_corrected": [*QUIET, "--score", "is_corrected"],
     "ra-2": [*QUIET, "--ra", "ra-2"],
+    "places": [*QUIET, "--ra", "ra-3", "--ra-size", "1e-9"],  # all-right groups take places and push nothing
     "t_max-1.2": [*QUIET, "--t-max", "1.2"],
     "entropy": [*QUIET, "--arm", "dapo", "--entropy-coef", "0.003"],  # a rival of any method here
     "t_max-2": [*QUIET, "--t-max", "2.0"],
@@ -182,7 +183,7 @@ def passes(some, k):
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
     measured = Measured(logs)
-    for part in (signal, outcome, learned, temperatures, choices):
+    for part in (signal, outcome, why, learned, temperatures, choices):
         yield from part(measured)
 
 
@@ -334,6 +335,22 @@ def learned(m):
         after = ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in scores.items())
         texts.append(f"{family}: {before:.1f} to {after}; erpo minus dapo {lead}")
     yield "held-out families, before and after", "", "; ".join(texts), "reported"
+
+
+def why(m):
+    """ERPO against DAPO in three parts, that add up. Added after a look at one seed of four arms."""
+    parts = {
+        "heat (temp minus dapo)": ("temp", "dapo"),
+        "that all-right groups take places in a batch (places minus temp)": ("places", "temp"),
+        "that they push (erpo minus places)": ("erpo", "places"),
+    }
+    texts = {name: [points(m.ahead(*pair, k)) for k in (1, 8)] for name, pair in parts.items()}
+    yield (
+        "of the difference at as many updates, pass@1 and pass@8",
+        "",
+        "; ".join(f"{name} {' and '.join(both)}" for name, both in texts.items()),
+        "reported",
+    )
 
 
 def temperatures(m):
