@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy
+from packed import TASK_1
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -20,7 +21,6 @@ from common import (  # noqa: E402
 from plumbing import derive_seed  # noqa: E402
 from plumbing.data import load_problems  # noqa: E402
 
-TASK_1 = ROOT / "results" / "logs" / "task-1"  # python tiny/make.py --seed 1 --out results/logs/task-1
 OTHER_TASK = [
     "--model", str(TASK_1 / "model"), "--tiny", "--data", str(TASK_1 / "train.jsonl"),
     "--eval-sets", str(TASK_1 / "test.jsonl"), str(TASK_1 / "harder.jsonl"),

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 
 TINY = Path(__file__).resolve().parent.parent / "tiny"
+TASK_1 = TINY.parent / "results" / "logs" / "task-1"  # python tiny/make.py --seed 1 --out results/logs/task-1
 TASK = ("train.jsonl", "test.jsonl", "harder.jsonl", "model/model.safetensors")
 MEASURED = ("analysis", "start", "taught")  # NAME.json in a run's folder
 

@@ -113,10 +113,10 @@ def run_seed(method, plan, arm, seed):
 
 
 def make_other_task(flags):
-    """The task that some arms train in, results/logs/task-1, if these flags name it and it is not there."""
-    folder = RESULTS / "logs" / "task-1"
+    """The task that some arms train in, packed.TASK_1, if these flags name it and it is not there."""
+    folder = packed.TASK_1
     if any(flag.startswith(str(folder)) for flag in flags) and not (folder / "model").exists():
-        print(f"making another tiny task in {folder}, 20 minutes", flush=True)
+        print(f"making another tiny task in {folder}, some 20 minutes", flush=True)
         ask("tiny/make.py", "--seed", 1, "--out", folder)
 
 

@@ -127,8 +127,9 @@ def test_what_is_missing_is_run(tmp_path, monkeypatch):
 
 
 def test_the_other_task_is_made_where_an_arm_needs_it(tmp_path, monkeypatch):
-    made, folder = [], tmp_path / "logs" / "task-1"
-    monkeypatch.setattr(run, "RESULTS", tmp_path)
+    assert str(packed.TASK_1 / "train.jsonl") in run.plan_of("grpo", []).ARMS["another task"]
+    made, folder = [], tmp_path / "task-1"
+    monkeypatch.setattr(packed, "TASK_1", folder)
     monkeypatch.setattr(run, "ask", lambda *command: made.append(command))
     run.make_other_task(["--lr", "1e-4"])
     assert not made
@@ -137,7 +138,6 @@ def test_the_other_task_is_made_where_an_arm_needs_it(tmp_path, monkeypatch):
     (folder / "model").mkdir(parents=True)
     run.make_other_task(["--data", str(folder / "train.jsonl")])
     assert len(made) == 1
-    assert str(run.ROOT / "results/logs/task-1/train.jsonl") in run.plan_of("grpo", []).ARMS["another task"]
 
 
 def test_a_sweep_makes_once_what_its_values_share():
@@ -309,6 +309,10 @@ def test_statements_about_the_pool_by_hand():
     cost = rows["share of the 0.00 million tokens that went before step 1, and steps"][1]
     assert cost.startswith("grpo 0.00, 2; failure_prefix 0.40, 2;") and "; lte 0.00, 2;" in cost
     assert rows["entropy on held-out problems, nats a token"][1].startswith("before 0.500; grpo 0.400;")
+    # at 750 tokens GRPO has .475, the others .47; both methods are 5 above it at the end, LTE 3 below, failure prefixes 5 above
+    assert rows["above GRPO after three quarters of the tokens: test"][1].startswith("failure_prefix -0.5 [-0.5, -0.5];")
+    assert rows["what the last quarter adds: test"][1].startswith("grpo +2.5; failure_prefix +8.0;")
+    assert rows["lte+failures above the sum of its two parts' leads: test"][1] == "+3.0 [+3.0, +3.0]"
 
 
 def test_the_table_and_figure_of_the_pool(tmp_path, monkeypatch, capsys):
