@@ -4,7 +4,8 @@ A file holds {arm: {seed: run}}, its names as strings. A run is
 
     environment   versions, commit and machine, as in args.json
     task          checksum of the tiny task that it was made in; older runs have none
-    metrics       {name: one value for each row of metrics.jsonl, None where the row has none}
+    metrics       {name: one value for each row of metrics.jsonl, None where the row has none}; seconds
+                  (time/...) to the millisecond: their other digits were half of a file
     analysis, start, taught   what claims_METHOD.py measured on its models, where it did
 """
 
@@ -44,6 +45,8 @@ def pack(folder, patterns, task):
     logged = sorted({name for row in rows for name in row})
     kept = [name for name in logged if any(re.fullmatch(pattern, name) for pattern in patterns)]
     metrics = {name: [row.get(name) for row in rows] for name in kept}
+    for name in (name for name in kept if name.startswith("time/")):
+        metrics[name] = [value if value is None else round(value, 3) for value in metrics[name]]
     run = {"environment": environment, "task": task, "metrics": metrics}
     for name in MEASURED:
         if (folder / f"{name}.json").exists():

@@ -87,21 +87,22 @@ def finished_run(folder, number):
     folder.mkdir(parents=True)
     environment = {"device": "abacus", "command": ["grpo.py", "--out", str(folder)]}
     (folder / "args.json").write_text(json.dumps({"settings": {}, "environment": environment}))
-    rows = [{"step": 0, "eval/test/avg@4": 0.1, "kl": 0.3}, {"step": 1, "reward": number}]
+    rows = [{"step": 0, "eval/test/avg@4": 0.1, "kl": 0.3}, {"step": 1, "reward": number, "time/train": 2 / 3}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "analysis.json").write_text(json.dumps({"right": [3, 1]}))
     return folder
 
 
 def test_packing_keeps_numbers_as_they_are(tmp_path):
-    one = packed.pack(finished_run(tmp_path / "a", 1 / 3), ["step", run.SCORE, "reward"], "its task")
+    patterns = ["step", run.SCORE, "reward", "time/train"]
+    one = packed.pack(finished_run(tmp_path / "a", 1 / 3), patterns, "its task")
     assert one["environment"] == {"device": "abacus"} and one["task"] == "its task" and "kl" not in one["metrics"]
     packed.save(tmp_path / "x", {"a": {"10": one, "9": one}, "b": {"0": one}})
     packed.save(tmp_path / "y", {"b": {"0": one}, "a": {"9": dict(reversed(one.items())), "10": one}})
     assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
     logs = packed.Logs(packed.load(tmp_path / "x"))
     assert logs.seeds == {"a": ["9", "10"], "b": ["0"]} and logs.device() == "abacus"
-    assert logs.rows("b") == [[{"step": 0, "eval/test/avg@4": 0.1}, {"step": 1, "reward": 1 / 3}]]
+    assert logs.rows("b") == [[{"step": 0, "eval/test/avg@4": 0.1}, {"step": 1, "reward": 1 / 3, "time/train": 0.667}]]
     assert logs.measured("a") == [{"right": [3, 1]}] * 2 and logs.measured("a", "start") == []
 
 
