@@ -62,7 +62,7 @@ METRICS = (
     "num_tokens", r"time/(sample|verify|train)", "frac_all_right", r"eval/harder/avg@\d+",
     r"temperature/(visits|revived)@.*", r"temperature/(draws|mean|at_max|decile_[19])", r"batch/.*",
 )  # fmt: skip
-SHOWN = ("erpo", "dapo", "ra", "dapo-hot-T1")  # in the figure
+SHOWN = ("erpo", "dapo", "ra", "temp")  # in the figure
 PANELS = {
     r"eval/test/avg@\d+": "held-out score (avg@n)",
     "frac_reward_zero_std": "zero-variance groups among all drawn",

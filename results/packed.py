@@ -3,7 +3,7 @@
 A file holds {arm: {seed: run}}, its names as strings. A run is
 
     environment   versions, commit and machine, as in args.json
-    task          checksum of the tiny task that it was made in; older runs have none
+    task          checksum of the tiny task that it was made in
     metrics       {name: one value for each row of metrics.jsonl, None where the row has none}; seconds
                   (time/...) to the millisecond: their other digits were half of a file
     analysis, start, taught   what claims_METHOD.py measured on its models, where it did

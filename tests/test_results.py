@@ -27,12 +27,9 @@ import packed  # noqa: E402
 import run  # noqa: E402
 
 TABLES = [path.stem.removeprefix("claims_") for path in sorted(RESULTS.glob("claims_*.py"))]
-# Tables of the task before say so, and their statements may be ahead of them.
-OLD = [name for name in TABLES if run.of_another_task(
-    [one for seeds in packed.load(RESULTS / f"{name}.json.xz").values() for one in seeds.values()], run.plan_of(name, []))]  # fmt: skip
 MADE_BY = {method: [method] for method in TABLES}
 SWEEP = ["--sweep", "lr", "5e-5", "1e-4", "1.5e-4", "2e-4", "4e-4", "8e-4"]
-for swept in ("failure_prefix", "grpo", "lte", "pos_neg_pairing", "prefix_rl"):
+for swept in ("erpo", "failure_prefix", "grpo", "lte", "pos_neg_pairing", "prefix_rl"):
     MADE_BY[f"{swept}-lr"] = [swept, "--seeds", "10", "11", "12", *SWEEP]
 
 
@@ -40,11 +37,7 @@ def refuse(*work):
     raise AssertionError(f"{work} is run")
 
 
-def unless_old(names):
-    return [pytest.param(name, marks=[pytest.mark.skip(reason="to be measured again")] * (name in OLD)) for name in names]
-
-
-@pytest.mark.parametrize("table", unless_old(MADE_BY))
+@pytest.mark.parametrize("table", MADE_BY)
 def test_a_table_is_made_of_the_numbers_beside_it(table, tmp_path, monkeypatch, capsys):
     """To the letter, and without a run; the figure as well."""
     monkeypatch.setattr(run, "RESULTS", tmp_path)
@@ -56,22 +49,17 @@ def test_a_table_is_made_of_the_numbers_beside_it(table, tmp_path, monkeypatch, 
     assert "--sweep" in MADE_BY[table] or 10_000 < drawn.stat().st_size < 200_000
 
 
-@pytest.mark.parametrize("method", unless_old(TABLES))
+@pytest.mark.parametrize("method", TABLES)
 def test_only_what_tables_and_figures_need_is_kept(method):
     plan, runs = run.plan_of(method, []), packed.load(RESULTS / f"{method}.json.xz")
     patterns = ["step", plan.AGAINST[0], *plan.PANELS, *plan.METRICS]
     arms = [arm for arm in runs if "=" not in arm]
     assert arms == sorted(plan.ARMS)
+    assert not run.of_another_task([one for some in runs.values() for one in some.values()], plan)
     for arm in arms:
         assert len(runs[arm]) == len(plan.SEEDS[: plan.FEW.get(arm)])
         names = {name for kept in runs[arm].values() for name in kept["metrics"]}
         assert all(any(re.fullmatch(pattern, name) for pattern in patterns) for name in names)
-
-
-@pytest.mark.parametrize("method", OLD)
-def test_an_old_table_says_so(method):
-    assert (RESULTS / f"{method}.md").read_text().startswith("**Of the task before this one: to be measured again.**")
-    assert "**To be measured again.**" in (RESULTS.parent / f"docs/{method}.md").read_text()
 
 
 def test_a_checkout_is_light():
