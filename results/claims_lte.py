@@ -314,7 +314,8 @@ def entropy(m):
         "LTE's above GRPO's at the end, at no lower pass@1; a bonus adds to the lead",
         listed(m.each("entropy", ("lte", "grpo", "entropy")), 3)
         + f" nats a token on held-out problems; LTE minus GRPO {show(more)}; bonus {points(bonus)} points "
-        f"of pass@1; with the bonus LTE minus GRPO {points(m.ahead('entropy', 'grpo-entropy', 1))}",
+        f"of pass@1; with the bonus LTE minus GRPO {points(m.ahead('entropy', 'grpo-entropy', 1))}, "
+        f"pass@8 {points(m.ahead('entropy', 'grpo-entropy', 8))}",
         verdict(more[1] > 0 and m.ahead("lte", "grpo", 1)[2] > 0 and bonus[0] > 0),
     )
     beside = {  # added after the look at what 8 says

@@ -205,6 +205,12 @@ def described(logs, others):
     found[f"share of the {budget / 1e6:.2f} million tokens that went before step 1, and steps"] = listed(
         {arm: f"{before[arm]:.2f}, {steps[arm]:.0f}" for arm in runs}
     )
+    each = {
+        arm: [(rows[-1]["num_tokens"] - rows[0].get("num_tokens", 0)) / (len(rows) - 1) for rows in some]
+        for arm, some in runs.items()
+    }
+    times = {arm: mean(a / b for a, b in zip(tokens, each["grpo"])) for arm, tokens in each.items()}
+    found["tokens a step, in GRPO's"] = listed({arm: f"{value:.1f}" for arm, value in times.items()})
     clocks = [f"time/{phase}" for phase in ("search", "sample", "verify", "train")]
     seconds = {
         arm: mean(sum(row.get(clock, 0) for row in rows for clock in clocks) for rows in some)

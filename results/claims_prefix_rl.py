@@ -80,6 +80,7 @@ PANELS = {
     r"eval/test/avg@\d+": "held-out score (avg@n)",
     "reward": "training reward",
 }
+ZOOMED = ("held-out score (avg@n)",)
 AGAINST = ("flops", "floating point operations")  # the figure's x-axis
 FRACTIONS = (0, 0.2, 0.4, 0.6, 0.8)
 SAMPLES, BATCHES = 32, 16  # of each question and opening; of the gradient
@@ -573,7 +574,7 @@ def mechanism(m):
     yield (
         "held-out (test) at the end, points",
         "",
-        "PrefixRL minus the start {the start}, plain {plain}, sft {sft}".format(**ahead),
+        "PrefixRL minus the start {the start}, minus plain {plain}, minus sft {sft}".format(**ahead),
         "reported",
     )
     spare = {

@@ -297,6 +297,7 @@ def test_statements_about_the_pool_by_hand():
     assert rows["seconds without evaluation"][1].startswith("grpo 10; ")
     cost = rows["share of the 0.00 million tokens that went before step 1, and steps"][1]
     assert cost.startswith("grpo 0.00, 2; failure_prefix 0.40, 2;") and "; lte 0.00, 2;" in cost
+    assert rows["tokens a step, in GRPO's"][1].startswith("grpo 1.0; failure_prefix 0.7;")  # 350 and 500
     assert rows["entropy on held-out problems, nats a token"][1].startswith("before 0.500; grpo 0.400;")
     # at 750 tokens GRPO has .475, the others .47; both methods are 5 above it at the end, LTE 3 below, failure prefixes 5 above
     assert rows["above GRPO after three quarters of the tokens: test"][1].startswith("failure_prefix -0.5 [-0.5, -0.5];")

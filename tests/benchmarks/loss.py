@@ -156,7 +156,7 @@ def main():
     first = [row[0] for row in results[found[0].__name__][1 : finished + 1]]
     print(f"N {args.tokens}, d {args.width}, V {args.vocabulary}, {args.dtype}, {finished} rounds, {torch.get_num_threads()} threads, "
           f"torch {torch.__version__}, {platform.machine()}\n")
-    print(f"| function | seconds, median (least to most) | of {found[0].__name__}'s, round by round | peak, GB | mean error | largest |")
+    print(f"| function | seconds, median (least to most) | of {found[0].__name__}, round by round | peak, GB | mean error | largest |")
     print("|---|---|---|---|---|---|")
     for name, ((_, _, logps), *rows) in results.items():
         seconds, peaks = zip(*rows[:finished])
