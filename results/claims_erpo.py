@@ -57,7 +57,7 @@ ARMS = {
 COMMANDS = {arm: ["results/erpo_variants.py"] for arm in ARMS}
 COMMANDS["permuted"] = ["results/erpo_permuted.py"]
 SEEDS = range(8)
-FEW = {"dapo-hot": 4, "ra-2": 4, "entropy": 4}  # seeds of arms on which no verdict rests
+FEW = {"dapo-hot": 4, "dapo-hot-T1": 4, "ra-2": 4, "entropy": 4}  # seeds of arms on which no verdict rests
 METRICS = (
     "num_tokens", r"time/(sample|verify|train)", "frac_all_right", r"eval/harder/avg@\d+",
     r"temperature/(visits|revived)@.*", r"temperature/(draws|mean|at_max|decile_[19])", r"batch/.*",
