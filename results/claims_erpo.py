@@ -50,6 +50,7 @@ ARMS = {
     "is_corrected": [*QUIET, "--score", "is_corrected"],
     "ra-2": [*QUIET, "--ra", "ra-2"],
     "places": [*QUIET, "--ra", "ra-3", "--ra-size", "1e-9"],  # all-right groups take places and push nothing
+    "dapo-2": [*QUIET, "--arm", "dapo", "--max-draws", "2"],  # erpo draws twice in nearly every step
     "t_max-1.2": [*QUIET, "--t-max", "1.2"],
     "entropy": [*QUIET, "--arm", "dapo", "--entropy-coef", "0.003"],  # a rival of any method here
     "t_max-2": [*QUIET, "--t-max", "2.0"],
@@ -298,19 +299,30 @@ def learned(m):
         "reported",
     )
     kinds = {"none": (0, 0), "some": (1, GROUP - 1), "all": (GROUP, GROUP)}
-    pairs = {arm: list(zip(m.trained(arm), (one["trained"]["1.0"] for one in m.start))) for arm in arms}
+    each = (*arms, "places", "dapo-2")
+    pairs = {arm: list(zip(m.trained(arm), (one["trained"]["1.0"] for one in m.start))) for arm in each}
 
     def success(arm, low, high):
-        return 100 * mean(
-            mean(after for after, before in zip(*pair) if low <= before <= high) for pair in pairs[arm]
-        )
+        """For each run its success on the questions of a kind."""
+        return [mean(after for after, before in zip(*pair) if low <= before <= high) for pair in pairs[arm]]
 
     yield (
         f"training questions, by how many of {GROUP} were right before training: success after it",
         "",
         "; ".join(
-            f"{name}: " + ", ".join(f"{arm} {success(arm, *limits):.1f}" for arm in arms)
+            f"{name}: " + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in each)
             for name, limits in kinds.items()
+        ),
+        "reported",
+    )
+    none = {arm: success(arm, *kinds["none"]) for arm in each}
+    yield (
+        "training questions of which none was right before training: success minus dapo's",
+        "",
+        ", ".join(
+            f"{arm} {points(student([a - b for a, b in zip(none[arm], none['dapo'])]))}"
+            for arm in each
+            if arm != "dapo"
         ),
         "reported",
     )
@@ -349,6 +361,18 @@ def why(m):
         "of the difference at as many updates, pass@1 and pass@8",
         "",
         "; ".join(f"{name} {' and '.join(both)}" for name, both in texts.items()),
+        "reported",
+    )
+    # Added after a look at four seeds: erpo draws twice a step, dapo five times; here dapo draws twice
+    draws = ", ".join(f"{arm} {m.usual('temperature/draws', arm):.1f}" for arm in ("dapo", "dapo-2", "erpo"))
+    texts = {
+        f"{one} minus {other}": " and ".join(points(m.ahead(one, other, k)) for k in (1, 8))
+        for one, other in (("dapo-2", "dapo"), ("erpo", "dapo-2"))
+    }
+    yield (
+        "dapo with no more draws than erpo (dapo-2), pass@1 and pass@8",
+        "",
+        "; ".join(f"{name} {both}" for name, both in texts.items()) + f"; draws a step: {draws}",
         "reported",
     )
 
