@@ -35,8 +35,7 @@ Qwen2.5-3B, takes the same settings. Other than in DAPO: one update a batch and 
 code makes 16; no second clip at ratio 10 for negative advantages (verl's); a batch that is still short
 after max_draws is trained on; no penalty for overlong responses, which would give all-right groups a variance
 of another kind. Rewards are 1 and 0 as in grpo.py: DAPO's 1 and -1 have the same advantages, but for the 1e-4
-under them. What to expect on the tiny task is to be
-measured again (docs/erpo.md).
+under them. On the tiny task it ends below DAPO after as many updates: why, docs/erpo.md.
 """
 
 from collections import Counter
