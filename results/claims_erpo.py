@@ -60,7 +60,7 @@ COMMANDS["permuted"] = ["results/erpo_permuted.py"]
 SEEDS = range(8)
 FEW = {"dapo-hot": 4, "dapo-hot-T1": 4, "ra-2": 4, "entropy": 4}  # seeds of arms on which no verdict rests
 METRICS = (
-    "num_tokens", r"time/(sample|verify|train)", "frac_all_right", r"eval/harder/avg@\d+",
+    "num_tokens", "frac_all_right", r"eval/harder/avg@\d+",
     r"temperature/(visits|revived)@.*", r"temperature/(draws|mean|at_max|decile_[19])", r"batch/.*",
 )  # fmt: skip
 SHOWN = ("erpo", "dapo", "ra", "temp")  # in the figure
@@ -306,11 +306,15 @@ def learned(m):
         """For each run its success on the questions of a kind."""
         return [mean(after for after, before in zip(*pair) if low <= before <= high) for pair in pairs[arm]]
 
+    counts = {
+        name: mean(sum(low <= p <= high for p in before) for _, before in pairs["erpo"])
+        for name, (low, high) in kinds.items()
+    }
     yield (
         f"training questions, by how many of {GROUP} were right before training: success after it",
         "",
         "; ".join(
-            f"{name}: " + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in each)
+            f"{name} ({counts[name]:.0f} questions): " + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in each)
             for name, limits in kinds.items()
         ),
         "reported",
