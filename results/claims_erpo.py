@@ -314,7 +314,8 @@ def learned(m):
         f"training questions, by how many of {GROUP} were right before training: success after it",
         "",
         "; ".join(
-            f"{name} ({counts[name]:.0f} questions): " + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in each)
+            f"{name} ({counts[name]:.0f} questions): "
+            + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in each)
             for name, limits in kinds.items()
         ),
         "reported",
