@@ -72,6 +72,7 @@ PANELS = {
 DRAW = bands(SHOWN)
 ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")
 HELD_OUT, GROUP, HEATS = 16, 8, (1.0, 1.2, 1.5)
+DRAWN = 16  # questions in a draw, erpo.py's prompts_per_step
 EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
@@ -152,10 +153,10 @@ class Measured:
         """Points of pass@k between two arms, and the interval."""
         return student(leads(self.end[arm][k], self.end[other][k]))
 
-    def revival(self, arm="erpo"):
+    def revival(self, arm="erpo", seeds=slice(None)):
         """Share of visits after an all-right one that are mixed, by temperature."""
         visits, mixed = Counter(), Counter()
-        for row in (row for rows in self.steps[arm] for row in rows):
+        for row in (row for rows in self.steps[arm][seeds] for row in rows):
             for name, value in row.items():
                 if name.startswith("temperature/visits@"):
                     visits[float(name.split("@")[1])] += value
@@ -210,6 +211,8 @@ def signal(m):
         verdict(shares[0] > shares[1] > shares[2] and shares[0] - shares[2] >= 0.1),
     )
     rates = m.revival()
+    by_seed = [list(m.revival(seeds=slice(i, i + 1)).values()) for i in range(len(m.steps["erpo"]))]
+    risen = [some[-1] - some[0] for some in by_seed]
     rises = len(rates) > 1 and list(rates.values())[-1] > list(rates.values())[0]
     yield (
         "S3 revival",
@@ -217,7 +220,9 @@ def signal(m):
         "again more often when hotter",
         ", ".join(f"{arm} {share(student(m.active[arm]))}" for arm in ("dapo", "ra", "erpo"))
         + "; mixed again by T: "
-        + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items()),
+        + " ".join(f"{heat}: {rate:.2f}" for heat, rate in rates.items())
+        + f", from first to last {share(student(risen))}; at 1.0 in dapo {m.revival('dapo')[1.0]:.2f}, in ra "
+        f"{m.revival('ra')[1.0]:.2f}",
         verdict(m.revives("erpo") and rises),
     )
     yield (
@@ -231,7 +236,7 @@ def signal(m):
 def outcome(m):
     """S5, after as many updates and after as many tokens."""
     overfit = {
-        arm: 100 * mean(leads(m.trained(arm), m.end[arm][1])) for arm in ("ra", "erpo")
+        arm: 100 * mean(leads(m.trained(arm), m.end[arm][1])) for arm in ("dapo", "ra", "temp", "erpo")
     }
     lead, gain = m.ahead("erpo", "dapo"), m.gain
     yield above(
@@ -244,7 +249,7 @@ def outcome(m):
         "gains "
         + ", ".join(f"{arm} {points(gain[arm])}" for arm in ("dapo", "ra", "temp", "erpo"))
         + f"; erpo minus dapo {points(lead)}, pass@8 {points(m.ahead('erpo', 'dapo', 8))}; "
-        f"training minus held-out score: ra {overfit['ra']:.1f}, erpo {overfit['erpo']:.1f}",
+        "training minus held-out score: " + ", ".join(f"{arm} {value:.1f}" for arm, value in overfit.items()),
         verdict(
             lead[1] > 0
             and (gain["dapo"][0] <= gain["ra"][0] <= gain["erpo"][0] or overfit["ra"] > overfit["erpo"])
@@ -344,14 +349,20 @@ def learned(m):
     def of_family(one, family):
         return mean(right / HELD_OUT for right, kind in zip(one["right"], one["families"]) if kind == family)
 
-    texts = []
+    texts, leads_of = [], {}
     for family in sorted(set(m.start[0]["families"])):
-        scores = {arm: [of_family(one, family) for one in m.found[arm]] for arm in arms}
-        lead = points(student([a - b for a, b in zip(scores["erpo"], scores["dapo"])]))
+        scores = {arm: [of_family(one, family) for one in m.found[arm]] for arm in each}
         before = 100 * mean(of_family(one, family) for one in m.start)
         after = ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in scores.items())
-        texts.append(f"{family}: {before:.1f} to {after}; erpo minus dapo {lead}")
+        texts.append(f"{family} ({m.start[0]['families'].count(family)} problems): {before:.1f} to {after}")
+        leads_of[family] = ", ".join(
+            f"{arm} {points(student([a - b for a, b in zip(scores[arm], scores['dapo'])]))}"
+            for arm in each
+            if arm != "dapo"
+        )
     yield "held-out families, before and after", "", "; ".join(texts), "reported"
+    for family in ("known", "trap"):  # added after the look: those in which erpo and dapo can be told apart
+        yield f"held-out problems of family {family}: minus dapo", "", leads_of[family], "reported"
 
 
 def why(m):
@@ -368,8 +379,19 @@ def why(m):
         "; ".join(f"{name} {' and '.join(both)}" for name, both in texts.items()),
         "reported",
     )
-    # Added after a look at four seeds: erpo draws twice a step, dapo five times; here dapo draws twice
-    draws = ", ".join(f"{arm} {m.usual('temperature/draws', arm):.1f}" for arm in ("dapo", "dapo-2", "erpo"))
+    # Added after a look at eight seeds of four arms and four of the others: erpo draws twice a step, dapo
+    # five times; here dapo draws twice
+
+    def a_step(arm, share_of):
+        """Groups of a kind that are drawn in a step, mean over all."""
+        groups = [row["temperature/draws"] * DRAWN * share_of(row) for rows in m.steps[arm] for row in rows]
+        return mean(groups)
+
+    drawn = ", ".join(
+        f"{arm} {m.usual('temperature/draws', arm):.1f} times, {a_step(arm, active):.1f} mixed and "
+        f"{a_step(arm, lambda row: row['frac_reward_zero_std'] - row['frac_all_right']):.1f} all-wrong groups"
+        for arm in ("dapo", "dapo-2", "erpo")
+    )
     texts = {
         f"{one} minus {other}": " and ".join(points(m.ahead(one, other, k)) for k in (1, 8))
         for one, other in (("dapo-2", "dapo"), ("erpo", "dapo-2"))
@@ -377,7 +399,7 @@ def why(m):
     yield (
         "dapo with no more draws than erpo (dapo-2), pass@1 and pass@8",
         "",
-        "; ".join(f"{name} {both}" for name, both in texts.items()) + f"; draws a step: {draws}",
+        "; ".join(f"{name} {both}" for name, both in texts.items()) + f"; draws a step: {drawn}",
         "reported",
     )
 
@@ -418,8 +440,8 @@ def temperatures(m):
         "S8 attribution",
         "erpo above the same temperatures dealt out by chance, and not below ra at a constant 1.5, scored at "
         "1 like erpo; points",
-        f"erpo minus permuted {points(chance)}; sampled at 1.5, scored at 1: minus ra {points(constant)}, "
-        f"minus dapo {points(m.ahead('erpo', 'dapo-hot-T1'))}",
+        f"erpo minus permuted {points(chance)}; minus ra sampled at 1.5 and scored at 1 {points(constant)}; "
+        f"minus dapo sampled at 1.5 and scored at 1 {points(m.ahead('erpo', 'dapo-hot-T1'))}",
         verdict(chance[1] > 0 and constant[2] > 0),
     )
 
@@ -446,7 +468,8 @@ def choices(m):
                 "ra-2": "with .12 (ra-2)",
                 "temp": "with none (temp)",
             }.items()
-        ),
+        )
+        + f"; ra-2 minus ra-1, on the seeds that both have, {points(m.ahead('ra-2', 'erpo'))}",
         "reported",
     )
     costs = []
