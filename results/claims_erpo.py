@@ -31,6 +31,7 @@ from analysis import (
     verdict,
 )
 
+import erpo
 from common import pass_at_k
 from plumbing.data import Shuffled
 
@@ -72,7 +73,8 @@ PANELS = {
 DRAW = bands(SHOWN)
 ZOOMED = ("held-out score (avg@n)", "median temperature of the questions")
 HELD_OUT, GROUP, HEATS = 16, 8, (1.0, 1.2, 1.5)
-DRAWN = 16  # questions in a draw, erpo.py's prompts_per_step
+DRAWN = erpo.SETTINGS["prompts_per_step"][1]  # questions in a draw, on the tiny task
+PARTED = ("dapo", "ra", "temp", "erpo", "places", "dapo-2")  # arms that part what erpo and dapo differ in
 EARLY, LATE = slice(0, 5), slice(-10, None)  # steps
 
 
@@ -178,6 +180,16 @@ def residual(row):
     return row["frac_all_right"] / max(1e-9, active(row) + row["frac_all_right"])
 
 
+def drawn_a_step(rows):
+    """Mixed and all-wrong groups that are drawn in a step, means over the rows."""
+    groups = [row["temperature/draws"] * DRAWN for row in rows]
+    wrong = [row["frac_reward_zero_std"] - row["frac_all_right"] for row in rows]
+    return (
+        mean(n * active(row) for n, row in zip(groups, rows)),
+        mean(n * part for n, part in zip(groups, wrong)),
+    )
+
+
 def passes(some, k):
     return [[pass_at_k(HELD_OUT, right, k) for right in one["right"]] for one in some]
 
@@ -185,7 +197,7 @@ def passes(some, k):
 def statements(logs):
     """logs: packed.Logs of all arms -> rows (statement, needed, measured, verdict)."""
     measured = Measured(logs)
-    for part in (signal, outcome, why, learned, temperatures, choices):
+    for part in (signal, outcome, why, learned, families, temperatures, choices):
         yield from part(measured)
 
 
@@ -304,8 +316,7 @@ def learned(m):
         "reported",
     )
     kinds = {"none": (0, 0), "some": (1, GROUP - 1), "all": (GROUP, GROUP)}
-    each = (*arms, "places", "dapo-2")
-    pairs = {arm: list(zip(m.trained(arm), (one["trained"]["1.0"] for one in m.start))) for arm in each}
+    pairs = {arm: list(zip(m.trained(arm), (one["trained"]["1.0"] for one in m.start))) for arm in PARTED}
 
     def success(arm, low, high):
         """For each run its success on the questions of a kind."""
@@ -320,20 +331,15 @@ def learned(m):
         "",
         "; ".join(
             f"{name} ({counts[name]:.0f} questions): "
-            + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in each)
+            + ", ".join(f"{arm} {100 * mean(success(arm, *limits)):.1f}" for arm in PARTED)
             for name, limits in kinds.items()
         ),
         "reported",
     )
-    none = {arm: success(arm, *kinds["none"]) for arm in each}
     yield (
         "training questions of which none was right before training: success minus dapo's",
         "",
-        ", ".join(
-            f"{arm} {points(student([a - b for a, b in zip(none[arm], none['dapo'])]))}"
-            for arm in each
-            if arm != "dapo"
-        ),
+        minus_dapo({arm: success(arm, *kinds["none"]) for arm in PARTED}),
         "reported",
     )
     yield (
@@ -346,23 +352,32 @@ def learned(m):
         "reported",
     )
 
-    def of_family(one, family):
-        return mean(right / HELD_OUT for right, kind in zip(one["right"], one["families"]) if kind == family)
 
-    texts, leads_of = [], {}
-    for family in sorted(set(m.start[0]["families"])):
-        scores = {arm: [of_family(one, family) for one in m.found[arm]] for arm in each}
-        before = 100 * mean(of_family(one, family) for one in m.start)
-        after = ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in scores.items())
-        texts.append(f"{family} ({m.start[0]['families'].count(family)} problems): {before:.1f} to {after}")
-        leads_of[family] = ", ".join(
-            f"{arm} {points(student([a - b for a, b in zip(scores[arm], scores['dapo'])]))}"
-            for arm in each
-            if arm != "dapo"
-        )
+def minus_dapo(scores):
+    """scores: {arm: a number for each seed}, dapo's among them -> the others' leads on it, as text."""
+    gaps = {arm: [a - b for a, b in zip(some, scores["dapo"])] for arm, some in scores.items()}
+    return ", ".join(f"{arm} {points(student(some))}" for arm, some in gaps.items() if arm != "dapo")
+
+
+def families(m):
+    """On which kinds of held-out problems arms differ."""
+    kinds = m.start[0]["families"]
+
+    def score(one, family):
+        return mean(right / HELD_OUT for right, kind in zip(one["right"], kinds) if kind == family)
+
+    scores = {
+        family: {arm: [score(one, family) for one in m.found[arm]] for arm in PARTED}
+        for family in sorted(set(kinds))
+    }
+    texts = []
+    for family, of_arms in scores.items():
+        before = 100 * mean(score(one, family) for one in m.start)
+        after = ", ".join(f"{arm} {100 * mean(values):.1f}" for arm, values in of_arms.items())
+        texts.append(f"{family} ({kinds.count(family)} problems): {before:.1f} to {after}")
     yield "held-out families, before and after", "", "; ".join(texts), "reported"
     for family in ("known", "trap"):  # added after the look: those in which erpo and dapo can be told apart
-        yield f"held-out problems of family {family}: minus dapo", "", leads_of[family], "reported"
+        yield f"held-out problems of family {family}: minus dapo", "", minus_dapo(scores[family]), "reported"
 
 
 def why(m):
@@ -382,16 +397,11 @@ def why(m):
     # Added after a look at eight seeds of four arms and four of the others: erpo draws twice a step, dapo
     # five times; here dapo draws twice
 
-    def a_step(arm, share_of):
-        """Groups of a kind that are drawn in a step, mean over all."""
-        groups = [row["temperature/draws"] * DRAWN * share_of(row) for rows in m.steps[arm] for row in rows]
-        return mean(groups)
-
-    drawn = ", ".join(
-        f"{arm} {m.usual('temperature/draws', arm):.1f} times, {a_step(arm, active):.1f} mixed and "
-        f"{a_step(arm, lambda row: row['frac_reward_zero_std'] - row['frac_all_right']):.1f} all-wrong groups"
-        for arm in ("dapo", "dapo-2", "erpo")
-    )
+    drawn = []
+    for arm in ("dapo", "dapo-2", "erpo"):
+        mixed, wrong = drawn_a_step([row for rows in m.steps[arm] for row in rows])
+        times = m.usual("temperature/draws", arm)
+        drawn.append(f"{arm} {times:.1f} times, {mixed:.1f} mixed and {wrong:.1f} all-wrong groups")
     texts = {
         f"{one} minus {other}": " and ".join(points(m.ahead(one, other, k)) for k in (1, 8))
         for one, other in (("dapo-2", "dapo"), ("erpo", "dapo-2"))
@@ -399,7 +409,7 @@ def why(m):
     yield (
         "dapo with no more draws than erpo (dapo-2), pass@1 and pass@8",
         "",
-        "; ".join(f"{name} {both}" for name, both in texts.items()) + f"; draws a step: {drawn}",
+        "; ".join(f"{name} {both}" for name, both in texts.items()) + f"; draws a step: {', '.join(drawn)}",
         "reported",
     )
 

@@ -19,6 +19,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 sys.path.insert(0, str(RESULTS))
 
 import analysis  # noqa: E402
+import claims_erpo  # noqa: E402
 import claims_grpo  # noqa: E402
 import claims_pool  # noqa: E402
 import erpo_permuted  # noqa: E402
@@ -352,6 +353,15 @@ def test_a_band_is_mean_and_interval_by_hand():
     assert drawn["ys"][-1] == pytest.approx(1) and drawn["low"][-1] == pytest.approx(1 - 2.4843, abs=1e-4)
     claims_pool.DRAW(Axis(), "C0", "lte", [[(i, i) for i in range(30)]] * 2)
     assert (drawn["xs"][0], drawn["ys"][0], drawn["xs"][-1]) == pytest.approx((4.5, 4.5, 24.5)) and drawn["low"] == drawn["high"]
+
+
+def test_what_erpo_draws_and_loses_by_hand():
+    """Two draws of 16 groups, half of them without variance, a quarter all right: 16 mixed, 8 all wrong. Four draws all wrong: 0, 64."""
+    rows = [{"temperature/draws": 2, "frac_reward_zero_std": 0.5, "frac_all_right": 0.25},
+            {"temperature/draws": 4, "frac_reward_zero_std": 1.0, "frac_all_right": 0.0}]  # fmt: skip
+    assert claims_erpo.drawn_a_step(rows[:1]) == (16, 8) and claims_erpo.drawn_a_step(rows) == (8, 36)
+    leads = claims_erpo.minus_dapo({"dapo": [0.5, 0.6, 0.7], "erpo": [0.4, 0.5, 0.6], "ra": [0.53, 0.65, 0.77]})
+    assert leads == "erpo -10.0 [-10.0, -10.0], ra +5.0 [+0.0, +10.0]"  # 5 ± 4.303 * 2 / sqrt(3)
 
 
 def test_permuted_temperatures_are_the_same_ones():
